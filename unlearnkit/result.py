@@ -1,0 +1,285 @@
+"""What an audit says: intervals, outcomes, controls, verdict and the versioned result file. Needs no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pydantic
+from pydantic import ConfigDict, TypeAdapter
+
+SCHEMA = 1
+
+State = Literal["PASS", "LEAK_BELOW_TOLERANCE", "INCONCLUSIVE", "FAIL", "INVALID"]
+Word = Literal["PASS", "INCONCLUSIVE", "FAIL", "INVALID"]
+EXIT_CODES: dict[str, int] = {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 3, "INVALID": 4}
+
+
+class UsageError(ValueError):
+    """Wrong use, said in one sentence a user can act on. The command line prints it and exits with 2."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """`; did you mean 'x'?` for the nearest known word, or nothing when none is near."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with its confidence limits; `None` stands for a limit that does not exist (unbounded)."""
+
+    low: float | None
+    value: float
+    high: float | None
+    confidence: float = 0.95
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A further number of a test, named and with its unit; `value` None comes with the reason in `why`."""
+
+    name: str
+    value: float | None
+    unit: str = ""
+    low: float | None = None
+    high: float | None = None
+    why: str | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one test says about the audited model.
+
+    leak: distance from what retraining would give, in `unit`; 0 = indistinguishable, negative = over-forgotten.
+    tolerance: the largest |leak| the controller accepts, fixed beforehand. mde: the smallest |leak| that this test
+    finds with power 0.8. p: no leak at all; p_tolerance: the leak is within tolerance; `*_adjusted`: corrected for
+    the number of tests. original: the same leak measured on the untouched original, the trace there was to remove.
+    """
+
+    name: str
+    kind: str  # "coin" or "rank"
+    unit: str
+    group: str  # which examples it looks at
+    leak: Interval
+    tolerance: float
+    mde: float | None
+    p: float
+    p_adjusted: float
+    p_tolerance: float
+    p_tolerance_adjusted: float
+    original: Interval | None
+    original_p: float | None
+    required: bool
+    state: State
+    sentence: str
+    quantities: tuple[Quantity, ...] = ()
+
+
+@dataclass(frozen=True)
+class Control:
+    """A check of the auditor itself, made within the audit."""
+
+    name: str
+    passed: bool
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Flag:
+    """Something a reader must know before trusting a number."""
+
+    name: str
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The overall word, one headline sentence and the reasons behind it."""
+
+    word: Word
+    headline: str
+    why: tuple[str, ...]
+    mde: tuple[str, ...]  # "would we have noticed?": one sentence per design
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Share of correct answers of one model on one set, with its exact 95 % interval (Clopper-Pearson)."""
+
+    model: str  # "original", "audited", "oracles" (the mean over all of them)
+    split: str  # "forget", "retain", "test", "canaries", "twins"
+    correct: float  # for the oracles: the mean count
+    n: int
+    rate: Interval  # for the oracles: mean with the smallest and the largest oracle
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked."""
+
+    id: str
+    kind: Literal["class", "examples"]
+    sentence: str  # "forget 144 of 1,437 training images"
+    forget: int
+    of: int
+    forget_class: int | None
+    class_name: str | None
+    canaries: int  # how many of the forget examples are coin canaries
+    fingerprint: str  # SHA-256 over the sorted ids to be forgotten
+
+
+@dataclass(frozen=True)
+class DataRecord:
+    """What the models were trained on."""
+
+    source: str
+    fingerprint: str
+    train: int
+    test: int
+    shape: tuple[int, ...]
+    classes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ModelRecord:
+    """Which models were looked at; hashes are SHA-256 of the weights as safetensors."""
+
+    architecture: str
+    parameters: int
+    original_sha256: str
+    audited_sha256: str
+    recipe: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class MethodRecord:
+    """What was done."""
+
+    name: str
+    sentence: str
+    params: dict[str, Any]
+    saw: tuple[str, ...]
+    seed: int | None
+    seconds: float | None  # None when somebody else did it
+
+
+@dataclass(frozen=True)
+class OracleRecord:
+    """What it was held against."""
+
+    count: int
+    seeds: tuple[int, ...]
+    seconds: float | None  # mean time of one training
+    held_out_seed: int | None
+
+
+@dataclass(frozen=True)
+class CanaryRecord:
+    """The coin canaries: how many, of which kind, and the commitment that was published before training."""
+
+    kind: str
+    heads: int
+    tails: int
+    commitment: str
+    opened: bool  # the manifest matched the commitment
+
+
+@dataclass(frozen=True)
+class Environment:
+    """Where and when; no two runs share this block, all other blocks are the same for the same command."""
+
+    unlearnkit: str
+    python: str
+    torch: str
+    numpy: str
+    platform: str
+    device: str
+    started: str  # ISO 8601, UTC
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The sidecar with the arrays from which the verdict can be computed again."""
+
+    file: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class AuditResult:
+    """Everything an audit found: the product. A report is a pure function of it and of its evidence."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    schema: int
+    battery: str
+    tier: Literal["seconds", "minutes"]
+    significance: float
+    power: float
+    seed: int
+    organization: str
+    command: str
+    request: Request
+    data: DataRecord
+    model: ModelRecord
+    method: MethodRecord
+    oracles: OracleRecord | None
+    canaries: CanaryRecord | None
+    tolerances: dict[str, float]
+    accuracy: tuple[Accuracy, ...]
+    tests: tuple[Outcome, ...]
+    controls: tuple[Control, ...]
+    flags: tuple[Flag, ...]
+    verdict: Verdict
+    captions: dict[str, str]  # what the figures show: "roc", "margins"
+    evidence: Evidence
+    environment: Environment
+
+    def to_json(self) -> str:
+        """The file's text, with a digest over all of it; NaN and infinity are refused."""
+        body = dataclasses.asdict(self)
+        return json.dumps({**body, "digest": _digest(body)}, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str | bytes, *, what: str = "audit.json") -> AuditResult:
+        """Read and validate; refuses a newer schema, a file that is not a result, and one whose digest is wrong."""
+        try:
+            body = json.loads(text)
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise UsageError(f"{what}: not readable as JSON ({error})") from error
+        if not isinstance(body, dict) or not isinstance(body.get("schema"), int):
+            raise UsageError(f"{what}: not an audit result of unlearnkit (it has no integer 'schema')")
+        if body["schema"] != SCHEMA:
+            raise UsageError(
+                f"{what}: audit result of schema {body['schema']}, this version reads schema {SCHEMA}; "
+                "use the unlearnkit that wrote it or a newer one"
+            )
+        digest = body.pop("digest", None)
+        try:
+            result: AuditResult = TypeAdapter(cls).validate_python(body)
+        except pydantic.ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise UsageError(f"{what}: not a valid audit result: {where}: {first['msg']}") from error
+        if digest != _digest(body):
+            raise UsageError(f"{what}: the content does not match its own digest; the file was changed after the audit")
+        return result
+
+
+def _digest(body: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True, allow_nan=False, default=str).encode()).hexdigest()
+
+
+def evidence_path(audit: Path, result: AuditResult) -> Path:
+    """Where the sidecar of a result file lies: beside it, and nowhere else."""
+    if Path(result.evidence.file).name != result.evidence.file:
+        raise UsageError(f"{audit}: the evidence must be a file beside the result, got {result.evidence.file!r}")
+    return audit.parent / result.evidence.file
