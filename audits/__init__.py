@@ -1,0 +1,1 @@
+"""Statistics, oracle tests, canaries, battery and verdict: where scores become statements."""
