@@ -1,0 +1,75 @@
+"""unlearn(): copy the model, grant access, seed, run the method, verify what came back, and time it."""
+
+from __future__ import annotations
+
+import copy
+import time
+
+import torch
+from torch import nn
+
+from unlearnkit.models import seeded
+from unlearnkit.result import UsageError
+from unlearnkit.train import Recipe, deterministic
+from unlearnkit.types import Access, Examples, Method, Need, Splits, Unlearned
+
+_GRANT = {  # what to hand to unlearn() when a method needs more than the splits
+    Need.UNSEEN: "unseen=held_out_examples",
+    Need.PRETRAINED: "pretrained=model_before_training",
+    Need.RECIPE: "recipe=recipe",
+}
+
+
+def unlearn(
+    model: nn.Module,
+    splits: Splits,
+    method: Method,
+    *,
+    seed: int,
+    recipe: Recipe | None = None,
+    unseen: Examples | None = None,
+    pretrained: nn.Module | None = None,
+) -> Unlearned:
+    """Carry out a deletion on a copy of `model`; the caller's model stays as it is, bit for bit.
+
+    Raises UsageError when the method needs what was not granted, when it returns weights of other names or shapes,
+    or when a weight is not finite. Torch's global random state is untouched.
+    """
+    granted = method.needs
+    for need, value in ((Need.UNSEEN, unseen), (Need.PRETRAINED, pretrained), (Need.RECIPE, recipe)):
+        if need in granted and value is None:
+            raise UsageError(f"{method.name} needs {need.names()[0]}; grant it with unlearn(..., {_GRANT[need]})")
+    if Need.CLASS_WISE in granted and splits.forget_class is None:
+        raise UsageError(f"{method.name} forgets whole classes only; ask for a class (forget_class), not for examples")
+    access = Access(granted, method.name, splits.forget, splits.retain, splits.forget_class, unseen, pretrained, recipe)
+    before = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    private = copy.deepcopy(model).eval()
+    for parameter in private.parameters():
+        parameter.requires_grad_(True)
+    rng = torch.Generator().manual_seed(seed)
+    start = time.perf_counter()
+    with seeded(seed), deterministic(next(private.parameters()).device):
+        result = method.run(private, access, rng)
+    seconds = time.perf_counter() - start
+    result = _verified(result, before, model, method)
+    return Unlearned(result, method.name, method.params, granted.names(), seed, seconds)
+
+
+def _verified(result: nn.Module, before: dict[str, torch.Tensor], model: nn.Module, method: Method) -> nn.Module:
+    after = result.state_dict()
+    changed = sorted(set(after) ^ set(before)) or sorted(k for k in before if after[k].shape != before[k].shape)
+    if changed:
+        raise UsageError(
+            f"{method.name} returned a model with other weights than it was given; the first that differs in name or "
+            f"shape is {changed[0]!r}"
+        )
+    for name, value in after.items():
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise UsageError(f"{method.name}: {name!r} holds NaN or infinite values; choose a smaller learning rate")
+    for name, value in model.state_dict().items():
+        if not torch.equal(value, before[name]):
+            raise UsageError(f"{method.name} changed the caller's model ({name!r}); it must edit its own copy only")
+    for parameter in result.parameters():
+        parameter.requires_grad_(True)
+        parameter.grad = None
+    return result.eval()
