@@ -1,0 +1,32 @@
+"""Threshold attack: one population threshold on one signal (Yeom et al. 2018; Song and Mittal 2021).
+
+The weakest attack and the cheapest: it needs one model and no references. It cannot tell a hard non-member from a
+forgotten member, so an audit reads it against retrained oracles only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from unlearnkit.attacks.signals import SIGNALS
+from unlearnkit.result import UsageError, nearest
+from unlearnkit.types import Attack, Observation, Scores
+
+
+@dataclass(frozen=True)
+class Threshold(Attack):
+    """Scores are the signal itself; every ROC point is one threshold on it."""
+
+    signal: str = "margin"  # a name in SIGNALS
+
+    def __post_init__(self) -> None:
+        if self.signal not in SIGNALS:
+            raise UsageError(
+                f"Threshold.signal: must be one of {', '.join(SIGNALS)}, got {self.signal!r}"
+                + nearest(self.signal, SIGNALS)
+            )
+
+    def score(self, target: Observation, references: Sequence[Observation] = ()) -> Scores:
+        del references
+        return Scores(SIGNALS[self.signal](target), self.name)

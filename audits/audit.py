@@ -1,0 +1,501 @@
+"""audit(): from a spec to an AuditResult – prepare the data, make the models, gather evidence, judge."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+import unlearnkit
+from unlearnkit.audits import canaries
+from unlearnkit.audits.battery import ATTACKS, BATTERY, Plan, coin_design, judge
+from unlearnkit.audits.evidence import Evidence, FloatArray, Group, envelope
+from unlearnkit.audits.rank import oracles_needed
+from unlearnkit.audits.roc import roc
+from unlearnkit.audits.spec import Spec
+from unlearnkit.data import Dataset, load
+from unlearnkit.fleet import Job, TrainJob, UnlearnJob, read_model, run_jobs
+from unlearnkit.methods import method_named
+from unlearnkit.models import Architecture, build, load_state, pack, read_state
+from unlearnkit.observe import observe
+from unlearnkit.result import (
+    SCHEMA,
+    AuditResult,
+    CanaryRecord,
+    DataRecord,
+    Environment,
+    MethodRecord,
+    ModelRecord,
+    OracleRecord,
+    Request,
+    UsageError,
+)
+from unlearnkit.result import Evidence as EvidenceRecord
+from unlearnkit.store import Store, content_key, write_atomic
+from unlearnkit.train import Recipe, device_of
+from unlearnkit.types import Deletion, Examples, Method, join
+
+MOST_POINTS = 5_000  # examples of a large set on which every oracle's accuracy is measured
+
+OnDone = Callable[[Job, bool], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A spec made concrete: the data with their canaries, the recipe, and the rows of every set."""
+
+    spec: Spec
+    dataset: Dataset
+    recipe: Recipe
+    train: Examples  # all rows, canaries under their planted labels
+    trained: NDArray[np.int64]  # rows that the original is trained on
+    heads: NDArray[np.int64]
+    tails: NDArray[np.int64]
+    manifest: canaries.Manifest | None
+
+    @property
+    def original(self) -> TrainJob:
+        """The training of the original."""
+        return TrainJob("original", self.recipe, self.seeds("original", 1)[0], self.trained)
+
+    def seeds(self, what: str, count: int) -> list[int]:
+        """Seeds of one kind of training; kinds never share one, whatever the audit's seed."""
+        tag = int.from_bytes(hashlib.sha256(what.encode()).digest()[:4], "big")
+        state = np.random.SeedSequence([self.spec.audit.seed, tag]).generate_state(count)
+        return [int(seed) for seed in state]
+
+
+@dataclass(frozen=True, eq=False)
+class Demand:
+    """A deletion made concrete: the rows to forget, the rows to keep, and the held-out examples they compare with."""
+
+    deletion: Deletion
+    forget: NDArray[np.int64]
+    retain: NDArray[np.int64]
+    requested: NDArray[np.int64]  # forget rows that are no canaries
+    heads: NDArray[np.int64]  # forget rows that are
+    tails: NDArray[np.int64]  # their counterparts, never used
+    twins: Examples
+
+    @property
+    def kind(self) -> Literal["class", "examples"]:
+        return "examples" if self.deletion.forget_class is None else "class"
+
+
+def prepare(spec: Spec) -> Case:
+    """Load the data and plant the canaries."""
+    device_of(spec.audit.device)
+    data = spec.data
+    source = data.source
+    for prefix in ("npz:", "folder:"):
+        if source.startswith(prefix):
+            source = prefix + str(spec.path(source.removeprefix(prefix)))
+    dataset = load(
+        source,
+        seed=data.seed,
+        root=None if data.root is None else spec.path(data.root),
+        download=data.download,
+        test_fraction=data.test_fraction,
+    )
+    architecture = Architecture(spec.model.architecture, dataset.num_classes, dataset.shape)
+    recipe = Recipe(architecture, **dataclasses.asdict(spec.recipe))
+    build(architecture, seed=0)  # an unknown name or a wrong shape shows before anything is trained
+    manifest: canaries.Manifest | None = None
+    if spec.canaries.manifest is not None:
+        manifest = canaries.Manifest.load(spec.path(spec.canaries.manifest))
+    elif spec.canaries.count:
+        if spec.model.weights is not None:
+            raise UsageError(
+                "canaries.count: canaries are planted when the original is trained, but model.weights names a model "
+                "that is trained already; give canaries.manifest, or leave model.weights out"
+            )
+        manifest = canaries.draw(
+            dataset.train, count=spec.canaries.count, classes=dataset.num_classes, seed=spec.canaries.seed
+        )
+    train, heads, tails = dataset.train, np.array([], dtype=np.int64), np.array([], dtype=np.int64)
+    if manifest is not None:
+        planted = canaries.plant(train, manifest)
+        train, heads, tails = planted.train, planted.heads, planted.tails
+    trained = np.setdiff1d(np.arange(len(train)), tails)
+    return Case(spec, dataset, recipe, train, trained, heads, tails, manifest)
+
+
+def demand(case: Case) -> Demand:
+    """Resolve the request. A request for examples takes all canaries with it; a class takes those of its label."""
+    wanted = case.spec.deletion
+    if wanted is None:
+        raise UsageError("spec: a [deletion] section is needed; say what is to be forgotten")
+    ids = None
+    if wanted.forget_ids is not None:
+        path = case.spec.path(wanted.forget_ids)
+        try:
+            ids = tuple(line.strip() for line in path.read_text().splitlines() if line.strip())
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"deletion.forget_ids: {path} cannot be read ({error})") from error
+    deletion = Deletion(wanted.id, wanted.forget_class, ids, wanted.forget_fraction, wanted.seed)
+    labels = case.train.labels().numpy()
+    natural = np.setdiff1d(case.trained, case.heads)
+    if deletion.forget_class is not None:
+        forget = case.trained[deletion.rows(case.train.ids[case.trained], labels[case.trained])]
+        heads = np.intersect1d(forget, case.heads)
+        tails = case.tails[labels[case.tails] == deletion.forget_class]
+    else:
+        pool = natural if deletion.forget_fraction is not None else case.trained
+        forget = np.union1d(pool[deletion.rows(case.train.ids[pool], labels[pool])], case.heads)
+        heads, tails = case.heads, case.tails
+    requested = np.setdiff1d(forget, heads)
+    retain = np.setdiff1d(case.trained, forget)
+    if not requested.size:
+        raise UsageError(f"deletion {deletion.id!r}: only canaries would be forgotten; name real examples too")
+    if not retain.size:
+        raise UsageError(f"deletion {deletion.id!r}: nothing would be left to train on; keep some examples")
+    test_labels = case.dataset.test.labels().numpy()
+    twins = np.flatnonzero(np.isin(test_labels, np.unique(labels[requested])))
+    if not twins.size:
+        raise UsageError(
+            f"deletion {deletion.id!r}: the test set holds no example of the classes to be forgotten; "
+            "held-out examples of them are needed as a comparison"
+        )
+    return Demand(deletion, forget, retain, requested, heads, tails, case.dataset.test.take(twins))
+
+
+def oracle_jobs(case: Case, wanted: Demand) -> list[TrainJob]:
+    """Retrainings without the forget set by the same recipe; the last one is held out as a control."""
+    if case.spec.audit.tier == "seconds":
+        return []
+    count = case.spec.audit.oracles
+    least = oracles_needed(significance=case.spec.audit.significance)
+    if count < least:
+        raise UsageError(
+            f"audit.oracles: tier 'minutes' needs at least {least} retrained models to reach significance "
+            f"{case.spec.audit.significance:g}, got {count}; raise it, or use tier 'seconds'"
+        )
+    seeds = case.seeds("oracle", count + 1)
+    return [TrainJob(f"oracle {j + 1}", case.recipe, seed, wanted.retain) for j, seed in enumerate(seeds)]
+
+
+def method_of(case: Case) -> Method | None:
+    """The method of the spec, or None where somebody else's result is audited."""
+    if case.spec.audit.unlearned is not None:
+        return None
+    if case.spec.method is None:
+        raise UsageError(
+            "spec: a [method] section is needed, or audit.unlearned with the weights that somebody else unlearned"
+        )
+    if case.spec.method.name == "none":  # the untouched original itself
+        return None
+    return method_named(case.spec.method.name, case.spec.method.params)
+
+
+def unlearn_job(case: Case, wanted: Demand, original: str, method: Method) -> UnlearnJob:
+    """The deletion carried out on the stored original."""
+    return UnlearnJob(
+        f"unlearn with {method.name}",
+        case.recipe,
+        case.seeds("unlearn", 1)[0],
+        original,
+        method,
+        wanted.forget,
+        wanted.retain,
+        case.dataset.test,
+        wanted.deletion.forget_class,
+    )
+
+
+def make_original(case: Case, store: Store, *, fresh: bool = False, on_done: OnDone | None = None) -> str:
+    """Key of the original in the store: trained by the recipe, or the user's weights taken in."""
+    if case.spec.model.weights is None:
+        return run_jobs(
+            [case.original], case.train, store, device=case.spec.audit.device, fresh=fresh, on_done=on_done
+        )[0]
+    return _take_in(case, store, case.spec.model.weights)
+
+
+def _take_in(case: Case, store: Store, weights: str) -> str:
+    """Keep a user's weights in the store under the hash of their bytes."""
+    path = case.spec.path(weights)
+    model = build(case.recipe.architecture, seed=0)
+    load_state(model, read_state(path), what=str(path), architecture=case.recipe.architecture)
+    data = pack(model.state_dict(), case.recipe.architecture)
+    key = content_key({"job": "given", "sha256": hashlib.sha256(data).hexdigest()})
+    if key not in store:
+        store.write(key, data, {"name": path.name})
+    return key
+
+
+@dataclass(frozen=True, eq=False)
+class Models:
+    """Keys of everything an audit looks at."""
+
+    original: str
+    audited: str
+    oracles: list[str]  # the last one is held out
+
+
+def make_models(
+    case: Case, wanted: Demand, store: Store, *, fresh: bool = False, on_done: OnDone | None = None
+) -> Models:
+    """Train, unlearn or take in what the audit needs; finished models in the store are not made again."""
+    device = case.spec.audit.device
+    method = method_of(case)
+    jobs: list[Job] = list(oracle_jobs(case, wanted))
+    trains_original = case.spec.model.weights is None
+    if trains_original:
+        jobs = [case.original, *jobs]
+    keys = run_jobs(jobs, case.train, store, device=device, fresh=fresh, on_done=on_done)
+    original = keys.pop(0) if trains_original else make_original(case, store)
+    audited = original
+    if case.spec.audit.unlearned is not None:
+        audited = _take_in(case, store, case.spec.audit.unlearned)
+    elif method is not None:
+        job = unlearn_job(case, wanted, original, method)
+        audited = run_jobs([job], case.train, store, device=device, fresh=fresh, on_done=on_done)[0]
+    return Models(original, audited, keys)
+
+
+def gather(case: Case, wanted: Demand, store: Store, models: Models) -> Evidence:
+    """Run every model once over the audit's points; one model is in memory at a time."""
+    points = join(
+        case.train.take(wanted.requested), case.train.take(wanted.heads), wanted.twins, case.train.take(wanted.tails)
+    )
+    sizes = (wanted.requested.size, wanted.heads.size, len(wanted.twins), wanted.tails.size)
+    group = np.repeat(np.array([Group.REQUESTED, Group.HEADS, Group.TWINS, Group.TAILS], dtype=np.uint8), sizes)
+    large = {"retain": _sample(case.train, wanted.retain), "test": _sample(case.dataset.test, None)}
+    margins: dict[str, FloatArray] = {}
+    scores: dict[str, FloatArray] = {}
+    correct: dict[str, NDArray[np.int64]] = {}
+    splits = {"forget": group == Group.REQUESTED, "canaries": group == Group.HEADS}
+
+    def look(name: str, keys: Sequence[str]) -> None:
+        rows: list[FloatArray] = []
+        attacked: list[list[FloatArray]] = []
+        counts: dict[str, list[int]] = {}
+        for key in keys:
+            model: nn.Module = read_model(store, key, case.recipe)
+            seen = observe(model, points, device=case.spec.audit.device)
+            rows.append(seen.margins[:, 0])
+            attacked.append([attack.score(seen).values for attack in ATTACKS])
+            for split, mask in splits.items():
+                if mask.any():
+                    counts.setdefault(split, []).append(int(np.count_nonzero(rows[-1][mask] > 0)))
+            for split, examples in large.items():
+                right = observe(model, examples, device=case.spec.audit.device).margins[:, 0] > 0
+                counts.setdefault(split, []).append(int(np.count_nonzero(right)))
+        single = name != "oracles"
+        margins[name] = rows[0] if single else np.stack(rows)
+        for i, attack in enumerate(ATTACKS):
+            scores[f"{attack.name}/{name}"] = attacked[0][i] if single else np.stack([a[i] for a in attacked])
+        for split, values in counts.items():
+            correct[f"{name}/{split}"] = np.array(values)
+
+    look("original", [models.original])
+    look("audited", [models.audited])
+    if models.oracles:
+        look("held_out", models.oracles[-1:])
+        look("oracles", models.oracles[:-1])
+    totals = {"forget": wanted.requested.size, "retain": len(large["retain"]), "test": len(large["test"])}
+    if wanted.heads.size:
+        totals["canaries"] = wanted.heads.size
+    evidence = Evidence(group, points.labels().numpy(), margins, scores, correct, totals, {})
+    return dataclasses.replace(evidence, curves=_curves(evidence))
+
+
+def _sample(examples: Examples, rows: NDArray[np.int64] | None) -> Examples:
+    """At most MOST_POINTS of the rows, evenly spread."""
+    rows = np.arange(len(examples)) if rows is None else rows
+    step = max(1, -(-rows.size // MOST_POINTS))
+    return examples.take(rows[::step])
+
+
+def _curves(evidence: Evidence) -> dict[str, FloatArray]:
+    """ROC staircases for the figure: canaries where there are enough, else requested against held-out."""
+    design = coin_design(evidence)
+
+    def staircase(target: str, row: int | None = None) -> tuple[FloatArray, FloatArray]:
+        if design is not None and row is None:
+            scores, members = design.scores(evidence, target), design.heads(evidence)
+        else:
+            rows = (
+                design.rows(evidence)
+                if design is not None
+                else np.concatenate([evidence.rows(Group.REQUESTED), evidence.rows(Group.TWINS)])
+            )
+            table = evidence.scores[f"{ATTACKS[0].name}/{target}"]
+            scores = (table if row is None else table[row])[rows]
+            members = design.heads(evidence) if design is not None else evidence.group[rows] == Group.REQUESTED
+        curve = roc(scores[members], scores[~members])
+        return curve.fpr, curve.tpr
+
+    curves: dict[str, FloatArray] = {}
+    for target in ("original", "audited"):
+        curves[f"roc/{target}/fpr"], curves[f"roc/{target}/tpr"] = staircase(target)
+    if evidence.oracles:
+        grid = curves["roc/audited/fpr"]
+        low, high = envelope([staircase("oracles", row) for row in range(evidence.oracles)], grid)
+        curves |= {"roc/oracles/fpr": grid, "roc/oracles/tpr_low": low, "roc/oracles/tpr_high": high}
+    return curves
+
+
+def plan_of(case: Case, wanted: Demand) -> Plan:
+    """What is fixed before any score is computed."""
+    settings = case.spec.audit
+    return Plan(wanted.kind, settings.tier, settings.tolerances, settings.significance, settings.power, settings.seed)
+
+
+def audit(
+    spec: Spec,
+    store: Store,
+    *,
+    command: str,
+    fresh: bool = False,
+    on_done: OnDone | None = None,
+    case: Case | None = None,
+) -> tuple[AuditResult, bytes]:
+    """The whole way: data, models, evidence, verdict. Returns the result and its evidence sidecar's bytes.
+
+    `case`: the prepared spec, where the caller has it already. Interrupted, the next call goes on from the store.
+    """
+    started, clock = datetime.now(UTC), time.perf_counter()
+    case = case or prepare(spec)
+    wanted = demand(case)
+    models = make_models(case, wanted, store, fresh=fresh, on_done=on_done)
+    evidence = gather(case, wanted, store, models)
+    sidecar = evidence.to_bytes()
+    judgement = judge(evidence, plan_of(case, wanted))
+    record = (
+        OracleRecord(
+            count=len(models.oracles) - 1,
+            seeds=tuple(case.seeds("oracle", len(models.oracles))[:-1]),
+            seconds=_mean_seconds(store, models.oracles),
+            held_out_seed=case.seeds("oracle", len(models.oracles))[-1],
+        )
+        if models.oracles
+        else None
+    )
+    result = AuditResult(
+        schema=SCHEMA,
+        battery=BATTERY,
+        tier=spec.audit.tier,
+        significance=spec.audit.significance,
+        power=spec.audit.power,
+        seed=spec.audit.seed,
+        organization=spec.report.organization,
+        command=command,
+        request=_request(case, wanted),
+        data=DataRecord(
+            case.dataset.source,
+            case.train.fingerprint,
+            len(case.trained),
+            len(case.dataset.test),
+            case.dataset.shape,
+            case.dataset.classes,
+        ),
+        model=_model_record(case, store, models),
+        method=_method_record(case, store, models),
+        oracles=record,
+        canaries=_canary_record(case, wanted),
+        tolerances=dataclasses.asdict(spec.audit.tolerances),
+        accuracy=judgement.accuracy,
+        tests=judgement.tests,
+        controls=judgement.controls,
+        flags=judgement.flags,
+        verdict=judgement.verdict,
+        captions=_captions(evidence),
+        evidence=EvidenceRecord("evidence.safetensors", hashlib.sha256(sidecar).hexdigest()),
+        environment=Environment(
+            unlearnkit=unlearnkit.__version__,
+            python=platform.python_version(),
+            torch=torch.__version__,
+            numpy=np.__version__,
+            platform=platform.platform(terse=True),
+            device=spec.audit.device,
+            started=started.isoformat(timespec="seconds"),
+            seconds=round(time.perf_counter() - clock, 3),
+        ),
+    )
+    return result, sidecar
+
+
+def save_audit(folder: Path, result: AuditResult, sidecar: bytes) -> Path:
+    """Write the sidecar, then the result that names its hash; returns the path of audit.json."""
+    write_atomic(folder / result.evidence.file, sidecar)
+    path = folder / "audit.json"
+    write_atomic(path, result.to_json().encode())
+    return path
+
+
+def _request(case: Case, wanted: Demand) -> Request:
+    label = wanted.deletion.forget_class
+    name = None if label is None else case.dataset.classes[label]
+    among = f" ({wanted.heads.size} coin canaries among them)" if wanted.heads.size else ""
+    of = f"{wanted.forget.size:,} of {case.trained.size:,} training examples{among}"
+    return Request(
+        id=wanted.deletion.id,
+        kind=wanted.kind,
+        sentence=f"forget {of}" if label is None else f"forget class {name!r}: {of}",
+        forget=wanted.forget.size,
+        of=case.trained.size,
+        forget_class=label,
+        class_name=name,
+        canaries=wanted.heads.size,
+        fingerprint=hashlib.sha256("\n".join(sorted(case.train.ids[wanted.forget].tolist())).encode()).hexdigest(),
+    )
+
+
+def _model_record(case: Case, store: Store, models: Models) -> ModelRecord:
+    def digest(key: str) -> str:
+        return hashlib.sha256(pack(store.read(key), case.recipe.architecture)).hexdigest()
+
+    recipe = dataclasses.asdict(case.recipe)
+    recipe.pop("architecture")
+    parameters = sum(p.numel() for p in build(case.recipe.architecture, seed=0).parameters())
+    return ModelRecord(
+        case.recipe.architecture.name, parameters, digest(models.original), digest(models.audited), recipe
+    )
+
+
+def _method_record(case: Case, store: Store, models: Models) -> MethodRecord:
+    method = method_of(case)
+    if method is not None:
+        params = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in method.params.items())
+        return MethodRecord(
+            name=method.name,
+            sentence=f"{method.name}, {params}" if params else method.name,
+            params=method.params,
+            saw=method.needs.names(),
+            seed=case.seeds("unlearn", 1)[0],
+            seconds=store.record(models.audited).get("seconds"),
+        )
+    if case.spec.audit.unlearned is not None:
+        return MethodRecord("given", "unlearned elsewhere; the weights were handed in", {}, (), None, None)
+    return MethodRecord("none", "nothing: this is the untouched original", {}, (), None, None)
+
+
+def _canary_record(case: Case, wanted: Demand) -> CanaryRecord | None:
+    if case.manifest is None:
+        return None
+    return CanaryRecord(case.manifest.kind, wanted.heads.size, wanted.tails.size, case.manifest.commitment, opened=True)
+
+
+def _mean_seconds(store: Store, keys: Sequence[str]) -> float | None:
+    seconds = [s for s in (store.record(key).get("seconds") for key in keys) if s is not None]
+    return round(float(np.mean(seconds)), 3) if seconds else None
+
+
+def _captions(evidence: Evidence) -> dict[str, str]:
+    design = coin_design(evidence)
+    roc_caption = "requested examples against held-out ones"
+    if design is not None and design.exact:
+        roc_caption = "deleted canaries against never-used ones"
+    return {"roc": roc_caption, "margins": "margin φ of the requested examples"}

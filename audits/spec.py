@@ -1,0 +1,202 @@
+"""One TOML file, mapped 1:1 onto dataclasses; an unknown key is an error that names the nearest known one."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pydantic
+from pydantic import TypeAdapter
+
+from unlearnkit.audits.battery import Tier, Tolerances
+from unlearnkit.result import UsageError, nearest
+from unlearnkit.train import Augmentation, OptimizerName, Schedule
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """[data]"""
+
+    source: str = "digits"  # digits, npz:PATH, folder:PATH, torchvision:NAME, module:function
+    root: str | None = None  # where torchvision data lie
+    download: bool = False  # torchvision only, and only when asked
+    test_fraction: float = 0.2  # for sources without a test set
+    seed: int = 0  # of that split
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """[model]"""
+
+    architecture: str = "small-cnn"
+    weights: str | None = None  # the original; left out: trained by the recipe
+
+
+@dataclass(frozen=True)
+class RecipeSpec:
+    """[recipe]: the fields of `Recipe`."""
+
+    epochs: int = 20
+    batch_size: int = 64
+    optimizer: OptimizerName = "sgd"
+    lr: float = 0.05
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    schedule: Schedule = "one-cycle"
+    augment: Augmentation = "none"
+    label_smoothing: float = 0.0
+    trainer: str | None = None
+
+
+@dataclass(frozen=True)
+class CanarySpec:
+    """[canaries]: planted when the original is trained; half of them, by coin, are trained on and later deleted."""
+
+    count: int = 0  # candidates, both sides together; 0: none
+    seed: int = 0
+    manifest: str | None = None  # opens the canaries of a model that was trained before
+
+
+@dataclass(frozen=True)
+class DeletionSpec:
+    """[deletion]: exactly one of the three ways to say what."""
+
+    id: str = "deletion"
+    forget_class: int | None = None
+    forget_ids: str | None = None  # a text file, one id a line
+    forget_fraction: float | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class AuditSpec:
+    """[audit]"""
+
+    tier: Tier = "minutes"
+    seed: int = 0
+    oracles: int = 39  # models retrained without the data
+    significance: float = 0.05
+    power: float = 0.8
+    unlearned: str | None = None  # weights that somebody else unlearned; takes the place of [method]
+    device: str = "cpu"
+    tolerances: Tolerances = field(default_factory=Tolerances)
+
+
+@dataclass(frozen=True)
+class ReportSpec:
+    """[report]"""
+
+    organization: str = ""
+
+
+@dataclass(frozen=True)
+class MethodSpec:
+    """[method]: a name, and the hyperparameters of that method."""
+
+    name: str = "Retrain"
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A whole file. Paths in it are relative to `folder`, the folder of the file."""
+
+    data: DataSpec = field(default_factory=DataSpec)
+    model: ModelSpec = field(default_factory=ModelSpec)
+    recipe: RecipeSpec = field(default_factory=RecipeSpec)
+    canaries: CanarySpec = field(default_factory=CanarySpec)
+    deletion: DeletionSpec | None = None
+    method: MethodSpec | None = None
+    audit: AuditSpec = field(default_factory=AuditSpec)
+    report: ReportSpec = field(default_factory=ReportSpec)
+    folder: Path = field(default_factory=Path)
+
+    def path(self, name: str) -> Path:
+        """A path of the file, made absolute from the file's folder."""
+        return self.folder / name
+
+
+_SECTIONS: dict[str, type] = {
+    "data": DataSpec,
+    "model": ModelSpec,
+    "recipe": RecipeSpec,
+    "canaries": CanarySpec,
+    "deletion": DeletionSpec,
+    "audit": AuditSpec,
+    "report": ReportSpec,
+}
+
+
+def read_spec(path: Path) -> Spec:
+    """Read a spec; every mistake becomes one sentence that names the key."""
+    try:
+        text = path.read_bytes().decode()
+    except FileNotFoundError as error:
+        raise UsageError(f"{path}: no such spec file") from error
+    except IsADirectoryError as error:
+        raise UsageError(f"{path}: is a folder; name the TOML file in it") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: is not text; a spec is a TOML file in UTF-8") from error
+    try:
+        body = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{path}: not valid TOML: {error}") from error
+    return parse_spec(body, folder=path.parent, what=str(path))
+
+
+def parse_spec(body: Mapping[str, Any], *, folder: Path, what: str = "spec") -> Spec:
+    """A parsed TOML document -> Spec."""
+    sections: dict[str, Any] = {}
+    for name, values in body.items():
+        if name not in _SECTIONS and name != "method":
+            known = [*_SECTIONS, "method"]
+            raise UsageError(f"{what}: unknown section [{name}]{nearest(name, known) or f'; there are {known}'}")
+        if not isinstance(values, Mapping):
+            raise UsageError(f"{what}: {name} must be a section ([{name}] on a line of its own), got {values!r}")
+        if name == "method":
+            sections[name] = _method(values, what)
+        else:
+            sections[name] = _section(_SECTIONS[name], values, f"{what}: {name}")
+    return Spec(**sections, folder=folder)
+
+
+def _method(values: Mapping[str, Any], what: str) -> MethodSpec:
+    params = dict(values)
+    name = params.pop("name", None)
+    if not isinstance(name, str):
+        raise UsageError(f"{what}: method.name must name a method ('unlearnkit methods' lists them), got {name!r}")
+    return MethodSpec(name, params)
+
+
+def _section(kind: type[T], values: Mapping[str, Any], where: str) -> T:
+    known = [f.name for f in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    for key, value in values.items():
+        if key not in known:
+            hint = nearest(key, known) or f"; known are {', '.join(known)}"
+            raise UsageError(f"{where}.{key}: unknown key{hint}")
+        if isinstance(value, Mapping) and key == "tolerances":
+            values = {**values, key: _section(Tolerances, value, f"{where}.{key}")}
+    try:
+        return TypeAdapter(kind).validate_python(values)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        cause = first.get("ctx", {}).get("error")
+        if isinstance(cause, UsageError):  # a dataclass's own check, which names its key itself
+            raise cause from error
+        key = ".".join(str(part) for part in first["loc"])
+        raise UsageError(f"{where}.{key}: {first['msg'].lower()}, got {first['input']!r}") from error
+
+
+def parse_overrides(spec: Spec, *, tier: str | None, device: str | None) -> Spec:
+    """The spec with what the command line says instead; checked like the file."""
+    given = {name: value for name, value in (("tier", tier), ("device", device)) if value is not None}
+    if not given:
+        return spec
+    fields = {f.name: getattr(spec.audit, f.name) for f in dataclasses.fields(spec.audit)} | given
+    return dataclasses.replace(spec, audit=_section(AuditSpec, fields, "audit"))

@@ -1,0 +1,48 @@
+"""From tests and controls to states and one word: the verdict logic, pure and without models (audits.md 12)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from unlearnkit.result import Control, Interval, Outcome, State, Word
+
+
+def state_of(
+    leak: Interval,
+    *,
+    tolerance: float,
+    mde: float | None,
+    p_adjusted: float,
+    p_tolerance_adjusted: float,
+    significance: float,
+) -> State:
+    """The state of one test.
+
+    FAIL: the leak is above tolerance beyond doubt (corrected for the number of tests). PASS and LEAK_BELOW_TOLERANCE:
+    the whole interval lies within tolerance; every required test must, so no correction is due (intersection-union).
+    PASS also needs the power to have seen a leak of the tolerance's size. Two-sided: over-forgetting counts as much.
+    """
+    if p_tolerance_adjusted <= significance:
+        return "FAIL"
+    within = leak.low is not None and leak.high is not None and -tolerance <= leak.low and leak.high <= tolerance
+    if within and p_adjusted <= significance:
+        return "LEAK_BELOW_TOLERANCE"
+    if within and mde is not None and mde <= tolerance:
+        return "PASS"
+    return "INCONCLUSIVE"
+
+
+def overall(tests: Sequence[Outcome], controls: Sequence[Control], *, may_pass: bool) -> Word:
+    """INVALID when a control failed, FAIL when any test fails, PASS when every required test passes.
+
+    may_pass: whether the design could support a PASS at all (oracles, or canaries in the hundreds).
+    """
+    if not all(control.passed for control in controls):
+        return "INVALID"
+    if any(test.state == "INVALID" for test in tests if test.required):
+        return "INVALID"
+    if any(test.state == "FAIL" for test in tests):
+        return "FAIL"
+    required = [test for test in tests if test.required]
+    passed = required and all(test.state in ("PASS", "LEAK_BELOW_TOLERANCE") for test in required)
+    return "PASS" if passed and may_pass else "INCONCLUSIVE"

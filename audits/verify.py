@@ -1,0 +1,142 @@
+"""verify: does this report say what its evidence says? Hashes, the verdict computed again, and the pages themselves."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from unlearnkit.audits.battery import BATTERY, Plan, Tolerances, judge
+from unlearnkit.audits.evidence import Evidence
+from unlearnkit.reports.pdf import attachments, render
+from unlearnkit.result import AuditResult, UsageError, evidence_path
+
+JUDGED = ("tests", "controls", "flags", "accuracy", "verdict")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at."""
+
+    name: str
+    passed: bool
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Verified:
+    """All checks of one file; `result` is what the file says."""
+
+    result: AuditResult
+    checks: tuple[Check, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every check passed."""
+        return all(check.passed for check in self.checks)
+
+
+def verify_file(path: Path) -> Verified:
+    """Check a report.pdf, or an audit.json with its sidecar. Raises UsageError where there is nothing to check."""
+    if not path.is_file():
+        raise UsageError(f"{path}: no such file")
+    with path.open("rb") as file:
+        is_pdf = file.read(5) == b"%PDF-"
+    if is_pdf:
+        parts = attachments(path)
+        text = parts["audit.json"]
+        result = _read(text, path)
+        sidecar = parts.get(result.evidence.file)
+        if sidecar is None:
+            raise UsageError(f"{path}: a PDF without evidence: {result.evidence.file!r} is not attached")
+    else:
+        text = path.read_bytes()
+        result = _read(text, path)
+        try:
+            sidecar = evidence_path(path, result).read_bytes()
+        except FileNotFoundError as error:
+            raise UsageError(f"{path}: its evidence {result.evidence.file!r} does not lie beside it") from error
+    checks = [_hash(result, sidecar)]
+    if checks[0].passed:
+        checks.append(_verdict(result, sidecar, path))
+        if is_pdf and checks[1].passed:
+            checks.append(_pages(result, sidecar, path))
+    return Verified(result, tuple(checks))
+
+
+def _read(text: bytes, path: Path) -> AuditResult:
+    return AuditResult.from_json(text, what=str(path))
+
+
+def _hash(result: AuditResult, sidecar: bytes) -> Check:
+    digest = hashlib.sha256(sidecar).hexdigest()
+    same = digest == result.evidence.sha256
+    return Check(
+        "evidence",
+        same,
+        f"sha256 {digest[:12]}… is the one in the result"
+        if same
+        else f"sha256 is {digest[:12]}…, the result names {result.evidence.sha256[:12]}…",
+    )
+
+
+def _verdict(result: AuditResult, sidecar: bytes, path: Path) -> Check:
+    """Judge the evidence again under the plan that the result states."""
+    if result.battery != BATTERY:
+        raise UsageError(
+            f"{path}: made with battery {result.battery}, this version computes battery {BATTERY}; "
+            "verify it with the unlearnkit that wrote it"
+        )
+    plan = Plan(
+        result.request.kind,
+        result.tier,
+        Tolerances(**result.tolerances),
+        result.significance,
+        result.power,
+        result.seed,
+    )
+    again = judge(Evidence.from_bytes(sidecar, what=str(path)), plan)
+    for name in JUDGED:
+        where = _difference(_plain(getattr(result, name)), _plain(getattr(again, name)), name)
+        if where is not None:
+            return Check("verdict", False, f"{where[0]} is {where[1]!r} in the file, the evidence gives {where[2]!r}")
+    return Check("verdict", True, f"{len(again.tests)} tests, {len(again.controls)} controls and the word follow again")
+
+
+def _pages(result: AuditResult, sidecar: bytes, path: Path) -> Check:
+    """Typeset the report again: same result, same bytes."""
+    same = render(result, sidecar) == path.read_bytes()
+    return Check(
+        "pages",
+        same,
+        "typeset again from the attached result, they are the same bytes"
+        if same
+        else "typeset again from the attached result, they differ: the pages were changed, or another version of "
+        "unlearnkit, Typst or Matplotlib wrote them",
+    )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple | list):
+        return [_plain(v) for v in value]
+    return (
+        _plain(dataclasses.asdict(value))
+        if dataclasses.is_dataclass(value) and not isinstance(value, type)
+        else ({k: _plain(v) for k, v in value.items()} if isinstance(value, dict) else value)
+    )
+
+
+def _difference(stated: Any, computed: Any, where: str) -> tuple[str, Any, Any] | None:
+    """The first place where two nested values differ; numbers agree to nine digits (libraries may round the rest)."""
+    if isinstance(stated, dict) and isinstance(computed, dict) and stated.keys() == computed.keys():
+        found = (_difference(stated[k], computed[k], f"{where}.{k}") for k in stated)
+        return next((f for f in found if f is not None), None)
+    if isinstance(stated, list) and isinstance(computed, list) and len(stated) == len(computed):
+        found = (_difference(a, b, f"{where}[{i}]") for i, (a, b) in enumerate(zip(stated, computed, strict=True)))
+        return next((f for f in found if f is not None), None)
+    if isinstance(stated, float) and isinstance(computed, float | int) and not isinstance(computed, bool):
+        return None if math.isclose(stated, computed, rel_tol=1e-9, abs_tol=1e-12) else (where, stated, computed)
+    return None if stated == computed else (where, stated, computed)
