@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -18,16 +17,16 @@ from numpy.typing import NDArray
 from torch import nn
 
 import unlearnkit
-from unlearnkit.audits import canaries
-from unlearnkit.audits.battery import ATTACKS, BATTERY, Plan, coin_design, judge
+from unlearnkit.audits.battery import ATTACKS, BATTERY, judge
+from unlearnkit.audits.case import Case, Demand, demand, prepare
+from unlearnkit.audits.designs import Plan, coin_design
 from unlearnkit.audits.evidence import Evidence, FloatArray, Group, envelope
 from unlearnkit.audits.rank import oracles_needed
 from unlearnkit.audits.roc import roc
 from unlearnkit.audits.spec import Spec
-from unlearnkit.data import Dataset, load
 from unlearnkit.fleet import Job, TrainJob, UnlearnJob, read_model, run_jobs
 from unlearnkit.methods import method_named
-from unlearnkit.models import Architecture, build, load_state, pack, read_state
+from unlearnkit.models import build, load_state, pack, read_state
 from unlearnkit.observe import observe
 from unlearnkit.result import (
     SCHEMA,
@@ -43,131 +42,11 @@ from unlearnkit.result import (
 )
 from unlearnkit.result import Evidence as EvidenceRecord
 from unlearnkit.store import Store, content_key, write_atomic
-from unlearnkit.train import Recipe, device_of
-from unlearnkit.types import Deletion, Examples, Method, join
+from unlearnkit.types import Examples, Method, join
 
 MOST_POINTS = 5_000  # examples of a large set on which every oracle's accuracy is measured
 
 OnDone = Callable[[Job, bool], None]
-
-
-@dataclass(frozen=True, eq=False)
-class Case:
-    """A spec made concrete: the data with their canaries, the recipe, and the rows of every set."""
-
-    spec: Spec
-    dataset: Dataset
-    recipe: Recipe
-    train: Examples  # all rows, canaries under their planted labels
-    trained: NDArray[np.int64]  # rows that the original is trained on
-    heads: NDArray[np.int64]
-    tails: NDArray[np.int64]
-    manifest: canaries.Manifest | None
-
-    @property
-    def original(self) -> TrainJob:
-        """The training of the original."""
-        return TrainJob("original", self.recipe, self.seeds("original", 1)[0], self.trained)
-
-    def seeds(self, what: str, count: int) -> list[int]:
-        """Seeds of one kind of training; kinds never share one, whatever the audit's seed."""
-        tag = int.from_bytes(hashlib.sha256(what.encode()).digest()[:4], "big")
-        state = np.random.SeedSequence([self.spec.audit.seed, tag]).generate_state(count)
-        return [int(seed) for seed in state]
-
-
-@dataclass(frozen=True, eq=False)
-class Demand:
-    """A deletion made concrete: the rows to forget, the rows to keep, and the held-out examples they compare with."""
-
-    deletion: Deletion
-    forget: NDArray[np.int64]
-    retain: NDArray[np.int64]
-    requested: NDArray[np.int64]  # forget rows that are no canaries
-    heads: NDArray[np.int64]  # forget rows that are
-    tails: NDArray[np.int64]  # their counterparts, never used
-    twins: Examples
-
-    @property
-    def kind(self) -> Literal["class", "examples"]:
-        return "examples" if self.deletion.forget_class is None else "class"
-
-
-def prepare(spec: Spec) -> Case:
-    """Load the data and plant the canaries."""
-    device_of(spec.audit.device)
-    data = spec.data
-    source = data.source
-    for prefix in ("npz:", "folder:"):
-        if source.startswith(prefix):
-            source = prefix + str(spec.path(source.removeprefix(prefix)))
-    dataset = load(
-        source,
-        seed=data.seed,
-        root=None if data.root is None else spec.path(data.root),
-        download=data.download,
-        test_fraction=data.test_fraction,
-    )
-    architecture = Architecture(spec.model.architecture, dataset.num_classes, dataset.shape)
-    recipe = Recipe(architecture, **dataclasses.asdict(spec.recipe))
-    build(architecture, seed=0)  # an unknown name or a wrong shape shows before anything is trained
-    manifest: canaries.Manifest | None = None
-    if spec.canaries.manifest is not None:
-        manifest = canaries.Manifest.load(spec.path(spec.canaries.manifest))
-    elif spec.canaries.count:
-        if spec.model.weights is not None:
-            raise UsageError(
-                "canaries.count: canaries are planted when the original is trained, but model.weights names a model "
-                "that is trained already; give canaries.manifest, or leave model.weights out"
-            )
-        manifest = canaries.draw(
-            dataset.train, count=spec.canaries.count, classes=dataset.num_classes, seed=spec.canaries.seed
-        )
-    train, heads, tails = dataset.train, np.array([], dtype=np.int64), np.array([], dtype=np.int64)
-    if manifest is not None:
-        planted = canaries.plant(train, manifest)
-        train, heads, tails = planted.train, planted.heads, planted.tails
-    trained = np.setdiff1d(np.arange(len(train)), tails)
-    return Case(spec, dataset, recipe, train, trained, heads, tails, manifest)
-
-
-def demand(case: Case) -> Demand:
-    """Resolve the request. A request for examples takes all canaries with it; a class takes those of its label."""
-    wanted = case.spec.deletion
-    if wanted is None:
-        raise UsageError("spec: a [deletion] section is needed; say what is to be forgotten")
-    ids = None
-    if wanted.forget_ids is not None:
-        path = case.spec.path(wanted.forget_ids)
-        try:
-            ids = tuple(line.strip() for line in path.read_text().splitlines() if line.strip())
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"deletion.forget_ids: {path} cannot be read ({error})") from error
-    deletion = Deletion(wanted.id, wanted.forget_class, ids, wanted.forget_fraction, wanted.seed)
-    labels = case.train.labels().numpy()
-    natural = np.setdiff1d(case.trained, case.heads)
-    if deletion.forget_class is not None:
-        forget = case.trained[deletion.rows(case.train.ids[case.trained], labels[case.trained])]
-        heads = np.intersect1d(forget, case.heads)
-        tails = case.tails[labels[case.tails] == deletion.forget_class]
-    else:
-        pool = natural if deletion.forget_fraction is not None else case.trained
-        forget = np.union1d(pool[deletion.rows(case.train.ids[pool], labels[pool])], case.heads)
-        heads, tails = case.heads, case.tails
-    requested = np.setdiff1d(forget, heads)
-    retain = np.setdiff1d(case.trained, forget)
-    if not requested.size:
-        raise UsageError(f"deletion {deletion.id!r}: only canaries would be forgotten; name real examples too")
-    if not retain.size:
-        raise UsageError(f"deletion {deletion.id!r}: nothing would be left to train on; keep some examples")
-    test_labels = case.dataset.test.labels().numpy()
-    twins = np.flatnonzero(np.isin(test_labels, np.unique(labels[requested])))
-    if not twins.size:
-        raise UsageError(
-            f"deletion {deletion.id!r}: the test set holds no example of the classes to be forgotten; "
-            "held-out examples of them are needed as a comparison"
-        )
-    return Demand(deletion, forget, retain, requested, heads, tails, case.dataset.test.take(twins))
 
 
 def oracle_jobs(case: Case, wanted: Demand) -> list[TrainJob]:
@@ -319,30 +198,22 @@ def _sample(examples: Examples, rows: NDArray[np.int64] | None) -> Examples:
 
 
 def _curves(evidence: Evidence) -> dict[str, FloatArray]:
-    """ROC staircases for the figure: canaries where there are enough, else requested against held-out."""
+    """ROC staircases of the attack for the figure: on canaries where there are enough, else requested and held-out."""
     design = coin_design(evidence)
+    pair = (design.members, design.others) if design is not None else (Group.REQUESTED, Group.TWINS)
+    members, others = (evidence.rows(group) for group in pair)
 
-    def staircase(target: str, row: int | None = None) -> tuple[FloatArray, FloatArray]:
-        if design is not None and row is None:
-            scores, members = design.scores(evidence, target), design.heads(evidence)
-        else:
-            rows = (
-                design.rows(evidence)
-                if design is not None
-                else np.concatenate([evidence.rows(Group.REQUESTED), evidence.rows(Group.TWINS)])
-            )
-            table = evidence.scores[f"{ATTACKS[0].name}/{target}"]
-            scores = (table if row is None else table[row])[rows]
-            members = design.heads(evidence) if design is not None else evidence.group[rows] == Group.REQUESTED
-        curve = roc(scores[members], scores[~members])
+    def staircase(scores: FloatArray) -> tuple[FloatArray, FloatArray]:
+        curve = roc(scores[members], scores[others])
         return curve.fpr, curve.tpr
 
     curves: dict[str, FloatArray] = {}
     for target in ("original", "audited"):
-        curves[f"roc/{target}/fpr"], curves[f"roc/{target}/tpr"] = staircase(target)
+        fpr, tpr = staircase(evidence.scores[f"{ATTACKS[0].name}/{target}"])
+        curves |= {f"roc/{target}/fpr": fpr, f"roc/{target}/tpr": tpr}
     if evidence.oracles:
-        grid = curves["roc/audited/fpr"]
-        low, high = envelope([staircase("oracles", row) for row in range(evidence.oracles)], grid)
+        grid = np.arange(others.size + 1) / others.size
+        low, high = envelope([staircase(row) for row in evidence.scores[f"{ATTACKS[0].name}/oracles"]], grid)
         curves |= {"roc/oracles/fpr": grid, "roc/oracles/tpr_low": low, "roc/oracles/tpr_high": high}
     return curves
 
@@ -350,7 +221,15 @@ def _curves(evidence: Evidence) -> dict[str, FloatArray]:
 def plan_of(case: Case, wanted: Demand) -> Plan:
     """What is fixed before any score is computed."""
     settings = case.spec.audit
-    return Plan(wanted.kind, settings.tier, settings.tolerances, settings.significance, settings.power, settings.seed)
+    return Plan(
+        kind=wanted.kind,
+        tier=settings.tier,
+        tolerances=settings.tolerances,
+        significance=settings.significance,
+        power=settings.power,
+        seed=settings.seed,
+        attack=ATTACKS[0].name,
+    )
 
 
 def audit(

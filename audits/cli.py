@@ -58,14 +58,20 @@ def _example(command: str) -> str:
     return f"Example: [bold]{command}[/bold]"
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        console.print(f"unlearnkit {unlearnkit.__version__}", highlight=False)
+        raise typer.Exit
+
+
 @app.callback()
 def _root(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.", is_eager=True)] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and stop.", is_eager=True, callback=_version)
+    ] = False,
 ) -> None:
-    if version:
-        console.print(f"unlearnkit {unlearnkit.__version__}")
-        raise typer.Exit
+    del version  # its callback has printed it
     if debug:
         os.environ["UNLEARNKIT_DEBUG"] = "1"
 
@@ -113,7 +119,8 @@ def train(
     device: DeviceOption = None,
 ) -> None:
     """Train the original, with committed canaries if the spec plants any."""
-    from unlearnkit.audits.audit import make_original, prepare
+    from unlearnkit.audits.audit import make_original
+    from unlearnkit.audits.case import prepare
     from unlearnkit.fleet import read_model
     from unlearnkit.models import save_model
     from unlearnkit.store import Store
@@ -142,7 +149,8 @@ def unlearn(
     device: DeviceOption = None,
 ) -> None:
     """Carry out the deletion with the spec's method; trains the original first where no weights are given."""
-    from unlearnkit.audits.audit import demand, make_original, method_of, prepare, unlearn_job
+    from unlearnkit.audits.audit import make_original, method_of, unlearn_job
+    from unlearnkit.audits.case import demand, prepare
     from unlearnkit.fleet import read_model, run_jobs
     from unlearnkit.models import save_model
     from unlearnkit.store import Store
@@ -294,7 +302,7 @@ def methods() -> None:
         table.add_column(column)
     for name, method in METHODS.items():
         fields = ", ".join(f"{f.name}={f.default}" for f in dataclasses.fields(method))
-        table.add_row(name, _first_line(method), ", ".join(method.needs.names()), fields or "none")
+        table.add_row(name, _first_line(method), _needs(method.needs.names()), fields or "none")
     console.print(table)
 
 
@@ -313,8 +321,21 @@ def attacks() -> None:
 
 
 def _first_line(thing: type) -> str:
-    module = sys.modules[thing.__module__].__doc__ or ""
-    return module.strip().splitlines()[0]
+    line = (sys.modules[thing.__module__].__doc__ or "").strip().splitlines()[0]
+    return line.removeprefix(f"{thing.__name__}: ").removesuffix(".")
+
+
+def _needs(names: tuple[str, ...]) -> str:
+    """`forget_inputs, forget_labels` -> `forget with labels`."""
+    words = []
+    for name in names:
+        part, _, what = name.partition("_")
+        if what == "labels":
+            continue
+        words.append(
+            f"{part} {'with' if f'{part}_labels' in names else 'without'} labels" if what == "inputs" else name
+        )
+    return ", ".join(words)
 
 
 @app.command(epilog=_example("unlearnkit demo --out unlearnkit-demo"))

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from unlearnkit.audits.audit import OnDone, audit, demand, oracle_jobs, prepare, save_audit
+from unlearnkit.audits.audit import OnDone, audit, oracle_jobs, save_audit
+from unlearnkit.audits.case import demand, prepare
 from unlearnkit.audits.spec import Spec, parse_spec
 from unlearnkit.fleet import run_jobs
 from unlearnkit.reports.pdf import write_report

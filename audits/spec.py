@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import pydantic
 from pydantic import TypeAdapter
 
-from unlearnkit.audits.battery import Tier, Tolerances
+from unlearnkit.audits.designs import Tier, Tolerances
 from unlearnkit.result import UsageError, nearest
 from unlearnkit.train import Augmentation, OptimizerName, Schedule
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unlearnkit.audits.battery import BATTERY, Plan, Tolerances, judge
+from unlearnkit.audits.battery import ATTACKS, BATTERY, judge
+from unlearnkit.audits.designs import Plan, Tolerances
 from unlearnkit.audits.evidence import Evidence
 from unlearnkit.reports.pdf import attachments, render
 from unlearnkit.result import AuditResult, UsageError, evidence_path
@@ -97,6 +98,7 @@ def _verdict(result: AuditResult, sidecar: bytes, path: Path) -> Check:
         result.significance,
         result.power,
         result.seed,
+        ATTACKS[0].name,
     )
     again = judge(Evidence.from_bytes(sidecar, what=str(path)), plan)
     for name in JUDGED:

@@ -7,113 +7,91 @@ from typing import TYPE_CHECKING
 
 from unlearnkit.audits.coin import canaries_needed
 from unlearnkit.audits.rank import oracles_needed
-from unlearnkit.result import Control, Interval, Outcome, State, Word
+from unlearnkit.result import Control, Interval, Outcome, Word
 
 if TYPE_CHECKING:
-    from unlearnkit.audits.battery import Plan
+    from unlearnkit.audits.designs import Plan
 
 
 def number(value: float) -> str:
-    """Three significant digits, no exponent for everyday sizes."""
+    """Three significant digits, a true minus sign, no exponent for everyday sizes."""
     if value == 0:
         return "0"
-    if abs(value) >= 1000 or abs(value) < 0.0005:
-        return f"{value:.2g}"
-    digits = 3 if abs(value) < 1 else 2 if abs(value) < 10 else 1 if abs(value) < 100 else 0
-    return f"{value:.{digits}f}"
+    size = abs(value)
+    if size >= 1000 or size < 0.0005:
+        text = f"{size:.2g}"
+    else:
+        text = f"{size:.{3 if size < 1 else 2 if size < 10 else 1 if size < 100 else 0}f}"
+    return f"−{text}" if value < 0 else text
 
 
 def span(interval: Interval, offset: float = 0.0) -> str:
     """`95 % interval a to b`."""
-    low, high = (None if v is None else v + offset for v in (interval.low, interval.high))
-    if low is None or high is None:
+    if interval.low is None or interval.high is None:
         return "no interval"
-    return f"{interval.confidence:.0%} interval {number(low)} to {number(high)}".replace("%", " %")
+    low, high = number(interval.low + offset), number(interval.high + offset)
+    return f"{interval.confidence * 100:g}\u00a0% interval {low} to {high}"
 
 
-def sentence(
-    name: str,
-    kind: str,
-    unit: str,
-    leak: Interval,
-    tolerance: float,
-    mde: float | None,
-    state: State,
-    oracles: int,
-    arms: tuple[int, int],
-    plan: Plan,
-) -> str:
-    """What one test says, and what follows from it."""
-    return f"{_finding(name, kind, unit, leak, tolerance, oracles)} {_meaning(leak, mde, tolerance, state, kind, oracles, arms, plan)}"
+def sentence(test: Outcome, *, oracles: int, arms: tuple[int, int], plan: Plan) -> str:
+    """What one test says, and what follows from it. `arms`: canaries trained on and never used."""
+    return f"{_finding(test, oracles)} {_meaning(test, oracles, arms, plan)}"
 
 
-def _finding(name: str, kind: str, unit: str, leak: Interval, tolerance: float, oracles: int) -> str:
-    if kind == "coin":
-        what = (
-            "Deleted canaries are told from never-used ones" if "Canary" in name else "Requested are told from held-out"
-        )
+_SUBJECTS = {
+    "Class recognition": "Confidence in the forgotten class lies",
+    "Oracle rank, class margin": "The mean margin of the forgotten class lies",
+    "Oracle rank, mean margin": "The mean margin of the requested examples lies",
+    "Oracle rank, canary gap": "The margin gap between deleted and never-used canaries lies",
+    "Threshold attack, requested": "The AUC of the attack on the requested examples lies",
+    "Canary coin test": "Deleted canaries are told from never-used ones",
+    "Requested against held-out": "Requested examples are told from held-out ones",
+}
+
+
+def _finding(test: Outcome, oracles: int) -> str:
+    subject = _SUBJECTS[test.name]
+    if test.kind == "coin":
         return (
-            f"{what} with AUC {number(0.5 + leak.value)} ({span(leak, 0.5)}; chance is 0.5, tolerance "
-            f"{number(0.5 + tolerance)})."
+            f"{subject} with AUC {number(0.5 + test.leak.value)} ({span(test.leak, 0.5)}; chance is 0.5, tolerance "
+            f"{number(0.5 + test.tolerance)})."
         )
-    where = "above" if leak.value > 0 else "below"
-    subject = {
-        "Class recognition": "Confidence in the forgotten class lies",
-        "Oracle rank, class margin": "The mean margin of the forgotten class lies",
-        "Oracle rank, mean margin": "The mean margin of the requested examples lies",
-        "Oracle rank, canary gap": "The margin gap between deleted and never-used canaries lies",
-    }.get(name, "The attack's AUC lies")
-    size = f"{number(abs(leak.value))}" + (" σ" if unit == "σ" else "")
-    return (
-        f"{subject} {size} {where} that of {oracles} retrained models ({span(leak)}; tolerance ±{number(tolerance)})."
-    )
+    size = number(abs(test.leak.value)) + (" σ" if test.unit == "σ" else "")
+    where = "above" if test.leak.value > 0 else "below"
+    limits = f"{span(test.leak)}; tolerance ±{number(test.tolerance)}"
+    return f"{subject} {size} {where} that of {oracles} retrained models ({limits})."
 
 
-def _meaning(
-    leak: Interval,
-    mde: float | None,
-    tolerance: float,
-    state: State,
-    kind: str,
-    oracles: int,
-    arms: tuple[int, int],
-    plan: Plan,
-) -> str:
-    if state == "FAIL":
-        if leak.value > 0:
+def _meaning(test: Outcome, oracles: int, arms: tuple[int, int], plan: Plan) -> str:
+    if test.state == "FAIL":
+        if test.leak.value > 0:
             return "The model still remembers them."
         return "Retraining does not leave them that low; overshooting gives deleted examples away as memory does."
-    if state == "PASS":
-        assert mde is not None
-        return f"Within tolerance; a leak of {number(mde)} or more would have been found four times in five."
-    if state == "LEAK_BELOW_TOLERANCE":
+    if test.state == "PASS":
+        assert test.mde is not None
+        return f"Within tolerance; a leak of {number(test.mde)} or more would have been found four times in five."
+    if test.state == "LEAK_BELOW_TOLERANCE":
         return "A difference is measurable, and it is within tolerance."
-    return "Undecided: " + _needed(leak, mde, tolerance, kind, oracles, arms, plan)
+    return "Undecided: " + _needed(test, oracles, arms, plan)
 
 
-def _needed(
-    leak: Interval,
-    mde: float | None,
-    tolerance: float,
-    kind: str,
-    oracles: int,
-    arms: tuple[int, int],
-    plan: Plan,
-) -> str:
+def _needed(test: Outcome, oracles: int, arms: tuple[int, int], plan: Plan) -> str:
     """What would make an undecided test conclusive."""
-    if kind == "coin":
-        needed = canaries_needed(tolerance, significance=plan.significance, power=plan.power)
+    if test.kind == "coin":
+        needed = canaries_needed(test.tolerance, significance=plan.significance, power=plan.power)
         if min(arms) and min(arms) < needed:
             return f"about {needed:,} canaries on each side would decide at this tolerance; there are {min(arms)}."
         return "the interval reaches across the tolerance."
-    if mde is None:
+    if test.mde is None:
         least = oracles_needed(significance=plan.significance)
         return f"{oracles} oracles cannot reach significance; {least} can."
-    if mde > tolerance:
-        return f"a leak below {number(mde)} cannot be told from the differences between retrained models."
+    low, high = test.leak.low, test.leak.high
+    beyond = low is not None and high is not None and max(low, -high) > test.tolerance
     several = oracles_needed(significance=plan.significance, families=2)
-    if leak.low is not None and leak.high is not None and max(leak.low, -leak.high) > tolerance and oracles < several:
+    if beyond and oracles < several:
         return f"beyond tolerance by itself, but with several tests only {several} oracles decide; there are {oracles}."
+    if test.mde > test.tolerance:
+        return f"a leak below {number(test.mde)} cannot be told from the differences between retrained models."
     return "the interval reaches across the tolerance."
 
 
@@ -141,38 +119,37 @@ def why(
         return tuple(control.sentence for control in controls if not control.passed)[:3]
     required = [test for test in tests if test.required]
     within = sum(test.state in ("PASS", "LEAK_BELOW_TOLERANCE") for test in required)
-    count = f"Of {len(required)} required tests {within} {'stays' if within == 1 else 'stay'} within tolerance."
-    lines = [count]
-    decisive = [test for test in tests if test.state == ("FAIL" if word == "FAIL" else "INCONCLUSIVE")]
-    lines += [test.sentence for test in decisive[:1]]
+    lines = [f"Of {len(required)} required tests {within} {'stays' if within == 1 else 'stay'} within tolerance."]
+    if word == "FAIL":
+        lines.append(next(test for test in tests if test.state == "FAIL").sentence)
+    else:
+        lines.append(max(required, key=lambda t: (t.state == "INCONCLUSIVE", abs(t.leak.value) / t.tolerance)).sentence)
     if not trace and word != "FAIL":
-        seen = [test for test in tests if test.mde is not None]
-        if seen:
-            traces = "; ".join(f"{_quantity(test)} ({test.group})" for test in seen)
-            lines.append(f"The smallest trace this audit would have seen is {traces}.")
+        seen = "; ".join(_smallest(test) for test in tests if test.mde is not None)
+        lines.append(f"The smallest trace this audit would have seen is {seen}.")
     if word == "INCONCLUSIVE" and within == len(required) and not may_pass:
         lines.append("Without retrained models, or 500 canaries on each side, no PASS can be given.")
     return tuple(lines)
 
 
-def _quantity(test: Outcome) -> str:
+def _smallest(test: Outcome) -> str:
+    """The smallest leak a test finds, as a quantity: `a margin shift of 0.41 σ (requested)`."""
     assert test.mde is not None
-    if test.kind == "coin":
-        return f"AUC {number(0.5 + test.mde)}"
-    return f"{test.unit} ±{number(test.mde)}" if test.unit != "σ" else f"{number(test.mde)} σ of margin"
+    size = {
+        "σ": f"a margin shift of {number(test.mde)} σ",
+        "AUC": f"an AUC of {number(0.5 + test.mde)}"
+        if test.kind == "coin"
+        else f"an AUC difference of {number(test.mde)}",
+        "confidence": f"a confidence of {number(test.mde)}",
+    }[test.unit]
+    return f"{size} ({test.name})"
 
 
-def would_have_noticed(tests: Sequence[Outcome], oracles: int, coins: bool, power: float) -> tuple[str, ...]:
-    """The smallest leak of each kind that this audit finds with its power."""
+def would_have_noticed(tests: Sequence[Outcome], power: float) -> tuple[str, ...]:
+    """The smallest leak that each test finds with the power of the plan, and tests that could find none."""
     often = "four times in five" if power == 0.8 else f"with power {power:g}"
-    lines: list[str] = []
-    for test in sorted(tests, key=lambda t: t.name):
-        if test.mde is None:
-            lines.append(f"{test.name}: no leak, however large, could have become significant.")
-        elif test.kind == "coin":
-            lines.append(f"{test.name}: an AUC of {number(0.5 + test.mde)} or more, {often}.")
-        else:
-            unit = " σ" if test.unit == "σ" else ""
-            of = {"σ": "a margin shift", "AUC": "an AUC difference", "confidence": "a confidence"}[test.unit]
-            lines.append(f"{test.name}: {of} of {number(test.mde)}{unit} or more, {often}.")
+    ordered = sorted(tests, key=lambda t: t.name)
+    seen = [_smallest(test) for test in ordered if test.mde is not None]
+    lines = [f"This audit finds, {often}, {'; '.join(seen)}. Smaller traces can remain unseen."] if seen else []
+    lines += [f"{t.name} could not have become significant, however large the leak." for t in ordered if t.mde is None]
     return tuple(lines)

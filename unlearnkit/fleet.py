@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from unlearnkit import methods
 from unlearnkit.models import Classifier, build, load_state, pack
 from unlearnkit.result import UsageError
 from unlearnkit.store import Store, content_key
@@ -74,7 +75,7 @@ class UnlearnJob(Job):
 
     def describe(self, data: str) -> dict[str, Any]:
         # The whole of what a method could read decides its result: its own file and the shared machinery.
-        sources = "".join(Path(p).read_text() for p in _sources(type(self.method)))
+        sources = "".join(path.read_text() for path in _sources(type(self.method)))
         return {
             "job": "unlearn",
             "start": self.start,
@@ -94,9 +95,11 @@ class UnlearnJob(Job):
         return unlearn(model, splits, self.method, seed=self.seed, recipe=self.recipe).model
 
 
-def _sources(method: type[Method]) -> list[str]:
-    files = {inspect.getfile(cls) for cls in method.__mro__ if cls.__module__ not in ("abc", "builtins")}
-    return sorted(files | {inspect.getfile(unlearn)})
+def _sources(method: type[Method]) -> list[Path]:
+    """Every file that can decide what a method makes: the room of methods, unlearn(), and the method's own file."""
+    room = Path(inspect.getfile(methods)).parent.glob("*.py")
+    own = (inspect.getfile(cls) for cls in method.__mro__ if cls.__module__ not in ("abc", "builtins"))
+    return sorted({*room, Path(inspect.getfile(unlearn)), *map(Path, own)})
 
 
 def _digest(rows: NDArray[np.int64]) -> str:

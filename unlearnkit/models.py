@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import inspect
 import json
+import math
+import pickle
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,6 +26,7 @@ from unlearnkit.result import UsageError, nearest
 from unlearnkit.store import write_atomic
 
 FORMAT = "unlearnkit-model-1"
+_MEASURED = 1 << 22  # numbers looked at once when inputs are measured
 
 
 @dataclass(frozen=True)
@@ -52,9 +55,10 @@ class Normalize(nn.Module):
         self.register_buffer("std", torch.ones(shape))
 
     def forward(self, x: UInt8[Tensor, "n ..."] | Float[Tensor, "n ..."]) -> Float[Tensor, "n ..."]:
+        values = x.to(self.mean.dtype)
         if x.dtype == torch.uint8:
-            x = x.to(self.mean.dtype) / 255
-        return (x - self.mean) / self.std
+            values = values / 255
+        return (values - self.mean) / self.std
 
     def measure(self, x: UInt8[Tensor, "n ..."] | Float[Tensor, "n ..."]) -> None:
         """Set mean and deviation from `x`, in float64 and in slices, so that memory-mapped data stay on disk."""
@@ -62,15 +66,16 @@ class Normalize(nn.Module):
         scale = 255.0 if x.dtype == torch.uint8 else 1.0
         total = torch.zeros(x.shape[1], dtype=torch.float64)
         squares = torch.zeros_like(total)
-        for part in torch.split(x, 4096):
+        for part in torch.split(x, max(1, _MEASURED // max(1, x[:1].numel()))):
             values = part.double() / scale
             total += values.sum(axes)
             squares += values.square().sum(axes)
         count = x.numel() / x.shape[1]
         mean = total / count
-        variance = (squares / count - mean.square()).clamp_min(0)
-        # A constant channel (an unused color) would be divided by zero; leave it as it is.
-        std = torch.where(variance > 1e-12, variance.sqrt(), torch.ones_like(variance))
+        power = squares / count
+        variance = (power - mean.square()).clamp_min(0)
+        # A constant channel (an unused color) would be divided by rounding errors or by zero; only shift it.
+        std = torch.where(variance > 1e-12 * power, variance.sqrt(), torch.ones_like(variance))
         self.mean.copy_(mean.view_as(self.mean))
         self.std.copy_(std.view_as(self.std))
 
@@ -96,7 +101,7 @@ class Classifier(nn.Module):
 
 def _mlp(architecture: Architecture) -> Classifier:
     """One hidden layer of 128 units."""
-    inputs = int(torch.tensor(architecture.shape).prod())
+    inputs = math.prod(architecture.shape)
     body = nn.Sequential(nn.Flatten(), nn.Linear(inputs, 128), nn.ReLU())
     return Classifier(_normalize(architecture), body, nn.Linear(128, architecture.classes))
 
@@ -153,13 +158,24 @@ def _imported(architecture: Architecture) -> Classifier:
         "num_classes": architecture.classes,
         "shape": architecture.shape,
     }
-    accepted = inspect.signature(factory).parameters
-    net = factory(**{name: value for name, value in offered.items() if name in accepted})
+    signature = inspect.signature(factory)
+    handed = {name: value for name, value in offered.items() if name in signature.parameters}
+    try:
+        signature.bind(**handed)
+    except TypeError as error:
+        raise UsageError(
+            f"model.architecture: {architecture.name!r} cannot be called ({error}); it may take {', '.join(offered)}, "
+            "give everything else a default"
+        ) from error
+    net = factory(**handed)
     if not isinstance(net, nn.Module):
         raise UsageError(
             f"model.architecture: {architecture.name!r} must return a torch.nn.Module, got {type(net).__name__}"
         )
-    return net if isinstance(net, Classifier) else _split(net, architecture)
+    if isinstance(net, Classifier):
+        _logits(net.eval(), _probe(architecture), architecture)
+        return net
+    return _split(net, architecture)
 
 
 _NAMED = {"mlp": _mlp, "small-cnn": _small_cnn, "resnet18-cifar": _resnet18_cifar}
@@ -169,17 +185,20 @@ def _normalize(architecture: Architecture) -> Normalize:
     return Normalize(architecture.shape[0], len(architecture.shape))
 
 
-def _split(net: nn.Module, architecture: Architecture) -> Classifier:
-    """Cut the last linear layer off as the head, if that changes no output; else the whole net is the body."""
-    probe = torch.linspace(0, 1, 2 * int(torch.tensor(architecture.shape).prod())).view(2, *architecture.shape)
-    net.eval()
+def _probe(architecture: Architecture) -> Float[Tensor, "2 ..."]:
+    """Two inputs to try a net on."""
+    return torch.linspace(0, 1, 2 * math.prod(architecture.shape)).view(2, *architecture.shape)
+
+
+def _logits(net: nn.Module, probe: Float[Tensor, "2 ..."], architecture: Architecture) -> Float[Tensor, "2 k"]:
+    """What a net in eval mode answers; refuses a net that does not take the inputs or answers in another shape."""
     with torch.no_grad():
         try:
             expected = net(probe)
         except (RuntimeError, TypeError, ValueError) as error:
             raise UsageError(
                 f"model.architecture: {architecture.name!r} does not take inputs of shape {architecture.shape}: "
-                f"{str(error).splitlines()[0]}"
+                f"{(str(error) or type(error).__name__).splitlines()[0]}"
             ) from error
     if not isinstance(expected, Tensor) or expected.shape != (2, architecture.classes):
         got = tuple(expected.shape) if isinstance(expected, Tensor) else type(expected).__name__
@@ -187,6 +206,13 @@ def _split(net: nn.Module, architecture: Architecture) -> Classifier:
             f"model.architecture: {architecture.name!r} must return logits of shape (n, {architecture.classes}), "
             f"got {got} for n = 2"
         )
+    return expected
+
+
+def _split(net: nn.Module, architecture: Architecture) -> Classifier:
+    """Cut the last linear layer off as the head, if that changes no output; else the whole net is the body."""
+    probe = _probe(architecture)
+    expected = _logits(net.eval(), probe, architecture)
     linear = [n for n, m in net.named_modules() if isinstance(m, nn.Linear) and m.out_features == architecture.classes]
     if linear:
         body = copy.deepcopy(net)
@@ -241,7 +267,12 @@ def pack(state: Mapping[str, Tensor], architecture: Architecture, **metadata: st
         **metadata,
     }
     tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items()}
-    return to_safetensors(tensors, dict(sorted(header.items())))
+    data = to_safetensors(tensors, header)
+    # The library writes the entries of the header in an order that differs from call to call.
+    end = 8 + int.from_bytes(data[:8], "little")
+    text = json.dumps(json.loads(data[8:end]), sort_keys=True, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + data[end:]
 
 
 def load_model(path: Path, architecture: Architecture) -> Classifier:
@@ -255,7 +286,9 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], *, what: str, arch
     """Copy a state dict into a model, under our names or under the user's own (a plain torchvision state dict)."""
     own = model.state_dict()
     given = dict(state)
-    if not set(own) <= set(given):
+    # One of our own files that lacks a key must not pass for a plain net's, whose normalization is filled in.
+    ours = any(k in own and k.startswith("body.") for k in given)
+    if not ours and not set(own) <= set(given):
         given = _rename(given, own)
     missing = sorted(set(own) - set(given))
     surplus = sorted(set(given) - set(own))
@@ -268,7 +301,8 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], *, what: str, arch
     if shapes:
         first = shapes[0]
         problems.append(
-            f"{len(shapes)} of another shape (first: {first}, {tuple(given[first].shape)} for {tuple(own[first].shape)})"
+            f"{len(shapes)} of another shape (first: {first}, {tuple(given[first].shape)} instead of "
+            f"{tuple(own[first].shape)})"
         )
     if problems:
         raise UsageError(f"{what}: the weights do not fit {architecture.name!r}: keys " + "; ".join(problems))
@@ -297,8 +331,9 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise UsageError(f"{path}: no such weights file")
     with path.open("rb") as file:
-        start = file.read(2)
-    if zipfile.is_zipfile(path) or start[:1] == b"\x80":
+        start = file.read(9)
+    # A safetensors file starts with the length of its header in eight bytes, the first of which may well be 0x80.
+    if start[8:] != b"{" and (start[:1] == b"\x80" or zipfile.is_zipfile(path)):
         return _read_torch(path)
     try:
         with safe_open(path, framework="pt") as file:
@@ -320,12 +355,14 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
     try:
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise UsageError(
-            f"{path}: this is a pickle that holds more than tensors, and loading it could run code; "
-            "save the weights with safetensors.torch.save_file(model.state_dict(), PATH) instead"
-        ) from error
+        remedy = "save the weights with safetensors.torch.save_file(model.state_dict(), PATH) instead"
+        if isinstance(error, pickle.UnpicklingError):
+            reason = "this is a pickle that holds more than tensors, and loading it could run code"
+        else:
+            reason = f"not a readable file of tensors ({(str(error) or type(error).__name__).splitlines()[0]})"
+        raise UsageError(f"{path}: {reason}; {remedy}") from error
     if isinstance(state, Mapping) and "state_dict" in state:
         state = state["state_dict"]
-    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
+    if not isinstance(state, Mapping) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise UsageError(f"{path}: expected a state dict (names to tensors), got {type(state).__name__}")
     return dict(state)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import enum
 import hashlib
+import itertools
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -65,7 +67,9 @@ class Examples:
 
     def take(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> Examples:
         """The named rows (indices or a mask of length n), copied."""
-        index = torch.from_numpy(np.flatnonzero(rows) if rows.dtype == bool else np.asarray(rows, dtype=np.int64))
+        if rows.dtype == bool and rows.shape != (len(self),):
+            raise UsageError(f"examples: a mask must have one entry per example, got {rows.size} for {len(self)} examples")
+        index = torch.from_numpy(np.flatnonzero(rows) if rows.dtype == bool else np.array(rows, dtype=np.int64))
         y = None if self.y is None else self.y[index]
         return Examples(self.x[index], y, self.ids[index.numpy()])
 
@@ -77,6 +81,8 @@ class Examples:
         """The class labels; refuses examples that carry none."""
         if self.y is None:
             raise UsageError("examples: labels are needed here, but these examples were handed over without labels")
+        if self.y.is_floating_point():
+            raise UsageError(f"examples: class labels are needed here, but these examples carry {self.y.dtype} targets")
         return self.y.long()
 
     @cached_property
@@ -91,7 +97,7 @@ class Examples:
             rows = max(1, _HASH_CHUNK // max(1, array[:1].numel() * array.element_size()))
             for start in range(0, len(array), rows):
                 digest.update(np.ascontiguousarray(array[start : start + rows].numpy()).data)
-        digest.update("\n".join(self.ids.tolist()).encode())
+        digest.update(json.dumps(self.ids.tolist()).encode())  # an id may hold a line break
         return digest.hexdigest()
 
 
@@ -99,7 +105,7 @@ def join(*parts: Examples) -> Examples:
     """One set after the other; all with labels or all without."""
     if len({part.y is None for part in parts}) > 1:
         raise UsageError("join: either all parts carry labels or none does")
-    y = None if parts[0].y is None else torch.cat([part.labels() for part in parts])
+    y = None if parts[0].y is None else torch.cat([part.y for part in parts if part.y is not None])
     return Examples(torch.cat([part.x for part in parts]), y, np.concatenate([part.ids for part in parts]))
 
 
@@ -125,12 +131,22 @@ class Splits:
                     "test": "hold some examples out",
                 }[name]
                 raise UsageError(f"splits: the {name} set is empty; {remedy}")
-        both = np.intersect1d(self.forget.ids, self.retain.ids)
-        if both.size:
-            raise UsageError(f"splits: {both.size} examples are in forget and in retain, the first is {both[0]!r}")
-        shapes = {tuple(part.x.shape[1:]) for part in (self.forget, self.retain, self.test)}
-        if len(shapes) > 1:
-            raise UsageError(f"splits: forget, retain and test must have one input shape, got {sorted(shapes)}")
+        parts = {"forget": self.forget, "retain": self.retain, "test": self.test}
+        if self.twins is not None:
+            parts["twins"] = self.twins
+        for first, second in itertools.combinations(parts, 2):
+            if (first, second) == ("test", "twins"):  # twins may be taken from the test set
+                continue
+            both = np.intersect1d(parts[first].ids, parts[second].ids)
+            if both.size:
+                raise UsageError(
+                    f"splits: {both.size} examples are in {first} and in {second}, the first is {str(both[0])!r}"
+                )
+        kinds = {f"{part.x.dtype} {list(part.x.shape[1:])}".removeprefix("torch.") for part in parts.values()}
+        if len(kinds) > 1:
+            raise UsageError(
+                f"splits: {', '.join(parts)} must have one input type and shape, got {' and '.join(sorted(kinds))}"
+            )
 
 
 @dataclass(frozen=True)
@@ -169,9 +185,9 @@ class Deletion:
                 )
         elif self.forget_ids is not None:
             wanted = np.unique(np.array(self.forget_ids))
+            missing = np.setdiff1d(wanted, ids)
             rows = np.flatnonzero(np.isin(ids, wanted))
-            if rows.size < wanted.size:
-                missing = np.setdiff1d(wanted, ids)
+            if missing.size:
                 raise UsageError(
                     f"deletion {self.id!r}: {missing.size} of {wanted.size} forget ids are not in the training data, "
                     f"the first is {str(missing[0])!r}; ids look like {str(ids[0])!r}"

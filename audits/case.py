@@ -1,0 +1,139 @@
+"""A spec made concrete: the data with their canaries, the recipe, and the rows that every set consists of."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unlearnkit.audits import canaries
+from unlearnkit.audits.spec import Spec
+from unlearnkit.data import Dataset, load
+from unlearnkit.fleet import TrainJob
+from unlearnkit.models import Architecture, build
+from unlearnkit.result import UsageError
+from unlearnkit.train import Recipe, device_of
+from unlearnkit.types import Deletion, Examples
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A spec made concrete: the data with their canaries, the recipe, and the rows of every set."""
+
+    spec: Spec
+    dataset: Dataset
+    recipe: Recipe
+    train: Examples  # all rows, canaries under their planted labels
+    trained: NDArray[np.int64]  # rows that the original is trained on
+    heads: NDArray[np.int64]
+    tails: NDArray[np.int64]
+    manifest: canaries.Manifest | None
+
+    @property
+    def original(self) -> TrainJob:
+        """The training of the original."""
+        return TrainJob("original", self.recipe, self.seeds("original", 1)[0], self.trained)
+
+    def seeds(self, what: str, count: int) -> list[int]:
+        """Seeds of one kind of training; kinds never share one, whatever the audit's seed."""
+        tag = int.from_bytes(hashlib.sha256(what.encode()).digest()[:4], "big")
+        state = np.random.SeedSequence([self.spec.audit.seed, tag]).generate_state(count)
+        return [int(seed) for seed in state]
+
+
+@dataclass(frozen=True, eq=False)
+class Demand:
+    """A deletion made concrete: the rows to forget, the rows to keep, and the held-out examples they compare with."""
+
+    deletion: Deletion
+    forget: NDArray[np.int64]
+    retain: NDArray[np.int64]
+    requested: NDArray[np.int64]  # forget rows that are no canaries
+    heads: NDArray[np.int64]  # forget rows that are
+    tails: NDArray[np.int64]  # their counterparts, never used
+    twins: Examples
+
+    @property
+    def kind(self) -> Literal["class", "examples"]:
+        return "examples" if self.deletion.forget_class is None else "class"
+
+
+def prepare(spec: Spec) -> Case:
+    """Load the data and plant the canaries."""
+    device_of(spec.audit.device)
+    data = spec.data
+    source = data.source
+    for prefix in ("npz:", "folder:"):
+        if source.startswith(prefix):
+            source = prefix + str(spec.path(source.removeprefix(prefix)))
+    dataset = load(
+        source,
+        seed=data.seed,
+        root=None if data.root is None else spec.path(data.root),
+        download=data.download,
+        test_fraction=data.test_fraction,
+    )
+    architecture = Architecture(spec.model.architecture, dataset.num_classes, dataset.shape)
+    recipe = Recipe(architecture, **dataclasses.asdict(spec.recipe))
+    build(architecture, seed=0)  # an unknown name or a wrong shape shows before anything is trained
+    manifest: canaries.Manifest | None = None
+    if spec.canaries.manifest is not None:
+        manifest = canaries.Manifest.load(spec.path(spec.canaries.manifest))
+    elif spec.canaries.count:
+        if spec.model.weights is not None:
+            raise UsageError(
+                "canaries.count: canaries are planted when the original is trained, but model.weights names a model "
+                "that is trained already; give canaries.manifest, or leave model.weights out"
+            )
+        manifest = canaries.draw(
+            dataset.train, count=spec.canaries.count, classes=dataset.num_classes, seed=spec.canaries.seed
+        )
+    train, heads, tails = dataset.train, np.array([], dtype=np.int64), np.array([], dtype=np.int64)
+    if manifest is not None:
+        planted = canaries.plant(train, manifest)
+        train, heads, tails = planted.train, planted.heads, planted.tails
+    trained = np.setdiff1d(np.arange(len(train)), tails)
+    return Case(spec, dataset, recipe, train, trained, heads, tails, manifest)
+
+
+def demand(case: Case) -> Demand:
+    """Resolve the request. A request for examples takes all canaries with it; a class takes those of its label."""
+    wanted = case.spec.deletion
+    if wanted is None:
+        raise UsageError("spec: a [deletion] section is needed; say what is to be forgotten")
+    ids = None
+    if wanted.forget_ids is not None:
+        path = case.spec.path(wanted.forget_ids)
+        try:
+            ids = tuple(line.strip() for line in path.read_text().splitlines() if line.strip())
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"deletion.forget_ids: {path} cannot be read ({error})") from error
+    deletion = Deletion(wanted.id, wanted.forget_class, ids, wanted.forget_fraction, wanted.seed)
+    labels = case.train.labels().numpy()
+    natural = np.setdiff1d(case.trained, case.heads)
+    if deletion.forget_class is not None:
+        forget = case.trained[deletion.rows(case.train.ids[case.trained], labels[case.trained])]
+        heads = np.intersect1d(forget, case.heads)
+        tails = case.tails[labels[case.tails] == deletion.forget_class]
+    else:
+        pool = natural if deletion.forget_fraction is not None else case.trained
+        forget = np.union1d(pool[deletion.rows(case.train.ids[pool], labels[pool])], case.heads)
+        heads, tails = case.heads, case.tails
+    requested = np.setdiff1d(forget, heads)
+    retain = np.setdiff1d(case.trained, forget)
+    if not requested.size:
+        raise UsageError(f"deletion {deletion.id!r}: only canaries would be forgotten; name real examples too")
+    if not retain.size:
+        raise UsageError(f"deletion {deletion.id!r}: nothing would be left to train on; keep some examples")
+    test_labels = case.dataset.test.labels().numpy()
+    twins = np.flatnonzero(np.isin(test_labels, np.unique(labels[requested])))
+    if not twins.size:
+        raise UsageError(
+            f"deletion {deletion.id!r}: the test set holds no example of the classes to be forgotten; "
+            "held-out examples of them are needed as a comparison"
+        )
+    return Demand(deletion, forget, retain, requested, heads, tails, case.dataset.test.take(twins))

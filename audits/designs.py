@@ -1,0 +1,211 @@
+"""The plan of an audit, fixed beforehand, and the designs of its tests: which statistic on which points."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit
+
+from unlearnkit.audits.evidence import Evidence, FloatArray, Group
+from unlearnkit.audits.rank import margin_z, mde_factor, planted_mde
+from unlearnkit.audits.roc import auc
+from unlearnkit.result import UsageError
+
+Tier = Literal["seconds", "minutes"]
+
+MIN_CANARIES = 20  # per arm: below, the coin test could not see a perfect memory with power 0.8 at a fair tolerance
+
+
+@dataclass(frozen=True)
+class Tolerances:
+    """The largest leak the controller accepts, fixed before the audit. All two-sided; no standard prescribes them.
+
+    auc: distance of an attack's AUC from what retraining gives (0.05: AUC 0.55 where 0.5 is chance).
+    margin: shift of the mean margin of individual examples, in standard deviations between retrained models.
+    class_margin: the same for a whole class, whose margins move together from one retraining to the next.
+    recognition: mean confidence in the forgotten class beyond that of retrained models.
+    """
+
+    auc: float = 0.05
+    margin: float = 1.0
+    class_margin: float = 3.0
+    recognition: float = 0.05
+
+    def __post_init__(self) -> None:
+        for name, top in (("auc", 0.5), ("margin", 100.0), ("class_margin", 100.0), ("recognition", 1.0)):
+            value = getattr(self, name)
+            if not 0 < value < top:
+                hint = "; write 5 percent as 0.05" if value >= 1 and top <= 1 else ""
+                raise UsageError(f"audit.tolerances.{name}: must lie between 0 and {top:g}, got {value:g}{hint}")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is fixed before any score is computed."""
+
+    kind: Literal["class", "examples"]
+    tier: Tier
+    tolerances: Tolerances
+    significance: float
+    power: float
+    seed: int
+    attack: str  # name of the attack that carries the verdict
+
+    @property
+    def confidence(self) -> float:
+        """Of every interval."""
+        return 1 - self.significance
+
+
+@dataclass(frozen=True)
+class RankTest(ABC):
+    """One statistic per model, read off margins or scores [model, point]; the audited model ranked among oracles."""
+
+    name: str
+    unit: str
+    group: str
+    tolerance: float
+    members: Group  # the points on which a leak shows, and on which the control plants one
+    required: bool  # whether a PASS needs it; a FAIL counts in any case
+
+    @abstractmethod
+    def values(self, stack: FloatArray, evidence: Evidence) -> FloatArray:
+        """[model, point] -> [model]."""
+
+    def read(self, evidence: Evidence, target: str) -> FloatArray:
+        """The array that the statistic reads, [target and oracles, point]."""
+        return evidence.stack(evidence.margins, target)
+
+    def points(self, evidence: Evidence) -> NDArray[np.int64]:
+        """Where the control plants its leak."""
+        return evidence.rows(self.members)
+
+
+@dataclass(frozen=True)
+class MarginShift(RankTest):
+    """Mean margin of the group, in σ: the typical standard deviation of one example's margin between oracles.
+
+    Two-sided, so over-forgetting is found too. audits.md A5 standardizes every margin by all other models, the audited
+    one among them: that keeps the ranks exact, but ties every oracle's statistic to the audited model, and neither an
+    interval nor an MDE for the shift could then be had by shifting. A mean in one common unit has all three.
+    """
+
+    against: Group | None = None  # subtract the mean margin of this group: cancels how confident a model is at large
+
+    def values(self, stack: FloatArray, evidence: Evidence) -> FloatArray:
+        rows = evidence.rows(self.members)
+        sigma = math.sqrt(float(evidence.margins["oracles"][:, rows].var(axis=0, ddof=1).mean()))
+        means = stack[:, rows].mean(axis=1)
+        if self.against is not None:
+            means = means - stack[:, evidence.rows(self.against)].mean(axis=1)
+        return np.asarray(means / max(sigma, 1e-12))
+
+
+@dataclass(frozen=True)
+class Recognition(RankTest):
+    """Mean confidence in the forgotten class, on the forgotten images and on unseen ones of the class."""
+
+    def values(self, stack: FloatArray, evidence: Evidence) -> FloatArray:
+        return np.asarray(expit(stack[:, self.points(evidence)]).mean(axis=1))
+
+    def points(self, evidence: Evidence) -> NDArray[np.int64]:
+        return np.concatenate([evidence.rows(Group.REQUESTED), evidence.rows(Group.TWINS)])
+
+
+@dataclass(frozen=True)
+class AttackAdvantage(RankTest):
+    """AUC of an attack that tells requested examples from held-out twins in one model, against the oracles' AUC.
+
+    The oracles' own AUC is the zero: it absorbs every difference between the two groups that is not memory.
+    """
+
+    attack: str
+
+    def read(self, evidence: Evidence, target: str) -> FloatArray:
+        arrays = {model: evidence.scores[f"{self.attack}/{model}"] for model in (target, "oracles")}
+        return evidence.stack(arrays, target)
+
+    def values(self, stack: FloatArray, evidence: Evidence) -> FloatArray:
+        members, others = evidence.rows(Group.REQUESTED), evidence.rows(Group.TWINS)
+        return np.array([auc(row[members], row[others]) for row in stack])
+
+
+def rank_tests(evidence: Evidence, plan: Plan) -> tuple[RankTest, ...]:
+    """The oracle tests of this battery for the kind of request.
+
+    Of a whole class the few unseen images make the attack's AUC vary from one retraining to the next, and whether the
+    class is still known is for the other two tests to say: there the attack is reported, and not required.
+    """
+    if not evidence.oracles:
+        return ()
+    tolerance = plan.tolerances
+    attack = AttackAdvantage(
+        "Threshold attack, requested",
+        "AUC",
+        "requested",
+        tolerance.auc,
+        Group.REQUESTED,
+        plan.kind == "examples",
+        plan.attack,
+    )
+    if plan.kind == "class":
+        return (
+            Recognition("Class recognition", "confidence", "class", tolerance.recognition, Group.REQUESTED, True),
+            MarginShift("Oracle rank, class margin", "σ", "class", tolerance.class_margin, Group.REQUESTED, True),
+            attack,
+        )
+    tests: list[RankTest] = [
+        MarginShift("Oracle rank, mean margin", "σ", "requested", tolerance.margin, Group.REQUESTED, True)
+    ]
+    if min(evidence.rows(Group.HEADS).size, evidence.rows(Group.TAILS).size) >= MIN_CANARIES:
+        tests.append(
+            MarginShift("Oracle rank, canary gap", "σ", "canaries", tolerance.margin, Group.HEADS, True, Group.TAILS)
+        )
+    return (*tests, attack)
+
+
+@dataclass(frozen=True)
+class CoinDesign:
+    """Which points the coin test compares: canaries by their coins, or requested examples with assumed twins."""
+
+    name: str
+    members: Group
+    others: Group
+    exact: bool  # coins were tossed; otherwise exchangeability is only assumed
+
+    def heads(self, evidence: Evidence) -> NDArray[np.bool_]:
+        """True for trained-on points, in the order of `rows`."""
+        return np.asarray(evidence.group[self.rows(evidence)] == self.members)
+
+    def rows(self, evidence: Evidence) -> NDArray[np.int64]:
+        return np.concatenate([evidence.rows(self.members), evidence.rows(self.others)])
+
+    def scores(self, evidence: Evidence, target: str, plan: Plan) -> FloatArray:
+        """Scores of the compared points. Where there are oracles, margins standardized by them: they never saw a coin,
+        so the test stays exact, and differences between the examples themselves no longer hide a trace."""
+        rows = self.rows(evidence)
+        if evidence.oracles:
+            return np.asarray(margin_z(evidence.stack(evidence.margins, target)[:, rows])[0])
+        return evidence.scores[f"{plan.attack}/{target}"][rows]
+
+
+def coin_design(evidence: Evidence) -> CoinDesign | None:
+    """The coin test this evidence supports."""
+    if min(evidence.rows(Group.HEADS).size, evidence.rows(Group.TAILS).size) >= MIN_CANARIES:
+        return CoinDesign("Canary coin test", Group.HEADS, Group.TAILS, exact=True)
+    if not evidence.oracles:
+        return CoinDesign("Requested against held-out", Group.REQUESTED, Group.TWINS, exact=False)
+    return None
+
+
+def smallest_leak(test: RankTest, evidence: Evidence, plan: Plan) -> float | None:
+    """The larger of two: what normal theory says, and what planting in the retrained models at hand shows."""
+    values = test.values(test.read(evidence, "held_out"), evidence)
+    factor = mde_factor(evidence.oracles, significance=plan.significance, power=plan.power)
+    planted = planted_mde(values, confidence=plan.confidence, power=plan.power)
+    return None if factor is None or planted is None else max(factor * float(values[1:].std(ddof=1)), planted)
