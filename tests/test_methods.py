@@ -36,7 +36,7 @@ from unlearnkit.models import Architecture
 from unlearnkit.result import UsageError
 from unlearnkit.train import Recipe, deterministic, fit, forever, make_optimizer, shuffled, take_steps, train_mode
 from unlearnkit.types import Access, Examples, Method, Need, Splits
-from unlearnkit.unlearn import unlearn
+from unlearnkit.unlearning import unlearn
 
 CLASSES, SHAPE = 4, (1, 8, 8)
 

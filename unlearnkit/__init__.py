@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from unlearnkit.data import Dataset, load
     from unlearnkit.models import Architecture, Classifier, build, load_model, save_model
-    from unlearnkit.observe import observe
+    from unlearnkit.observing import observe
     from unlearnkit.result import AuditResult, Interval, UsageError
     from unlearnkit.train import Recipe, fit
     from unlearnkit.types import (
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
         Splits,
         Unlearned,
     )
-    from unlearnkit.unlearn import unlearn
+    from unlearnkit.unlearning import unlearn
 
 __version__ = "0.1.0"
 
@@ -31,7 +31,7 @@ __version__ = "0.1.0"
 _HOME = {
     "data": ("Dataset", "load"),
     "models": ("Architecture", "Classifier", "build", "load_model", "save_model"),
-    "observe": ("observe",),
+    "observing": ("observe",),
     "result": ("AuditResult", "Interval", "UsageError"),
     "train": ("Recipe", "fit"),
     "types": (
@@ -46,7 +46,7 @@ _HOME = {
         "Splits",
         "Unlearned",
     ),
-    "unlearn": ("unlearn",),
+    "unlearning": ("unlearn",),
 }
 
 __all__ = [

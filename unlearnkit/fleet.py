@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -23,7 +22,7 @@ from unlearnkit.result import UsageError
 from unlearnkit.store import Store, content_key
 from unlearnkit.train import Recipe, device_of, fit
 from unlearnkit.types import Examples, Method, Splits
-from unlearnkit.unlearn import unlearn
+from unlearnkit.unlearning import unlearn
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,16 +89,16 @@ class UnlearnJob(Job):
         }
 
     def run(self, train: Examples, store: Store, device: str) -> torch.nn.Module:
-        model = read_model(store, self.start, self.recipe)
+        model = read_model(store, self.start, self.recipe).to(device_of(device))
         splits = Splits(train.take(self.forget), train.take(self.retain), self.test, self.forget_class)
-        return unlearn(model, splits, self.method, seed=self.seed, recipe=self.recipe).model
+        return unlearn(model, splits, self.method, seed=self.seed, recipe=self.recipe).model.cpu()
 
 
 def _sources(method: type[Method]) -> list[Path]:
     """Every file that can decide what a method makes: the room of methods, unlearn(), and the method's own file."""
     room = Path(inspect.getfile(methods)).parent.glob("*.py")
     own = (inspect.getfile(cls) for cls in method.__mro__ if cls.__module__ not in ("abc", "builtins"))
-    return sorted({*room, Path(inspect.getfile(unlearn)), *map(Path, own)})
+    return sorted({*room, Path(inspect.getfile(inspect.unwrap(unlearn))), *map(Path, own)})
 
 
 def _digest(rows: NDArray[np.int64]) -> str:
@@ -132,31 +131,36 @@ def run_jobs(
     device_of(device)
     data = train.fingerprint
     keys = [job.key(data, device) for job in jobs]
-    waiting: dict[str, Job] = {}
+    waiting: dict[str, list[Job]] = {}  # equal jobs are made once
     for job, key in zip(jobs, keys, strict=True):
         if key in store and not fresh:
             if on_done is not None:
                 on_done(job, True)
         else:
-            waiting.setdefault(key, job)
+            waiting.setdefault(key, []).append(job)
+
+    def done(key: str) -> None:
+        for i, job in enumerate(waiting[key]):
+            if on_done is not None:
+                on_done(job, i > 0)
+
     # one process per GPU: several on one GPU are slower in sum
-    most = processes or (1 if device.startswith("cuda") else os.cpu_count() or 1)
+    most = processes or (1 if device.startswith("cuda") else joblib.cpu_count())
     workers = min(most, len(waiting))
     if workers <= 1:
-        for key, job in waiting.items():
-            _make(job, key, train, store, device)
-            if on_done is not None:
-                on_done(job, False)
+        for key, equal in waiting.items():
+            _make(equal[0], key, train, store, device)
+            done(key)
         return keys
     # numpy arrays above 1 MB are memory-mapped into the workers by joblib, tensors would be copied into each job
     x, y = train.x.numpy(), train.labels().numpy()
     parallel = joblib.Parallel(n_jobs=workers, return_as="generator_unordered", mmap_mode="c")
     calls = (
-        joblib.delayed(_make_from_arrays)(job, key, x, y, train.ids, store, device) for key, job in waiting.items()
+        joblib.delayed(_make_from_arrays)(equal[0], key, x, y, train.ids, store, device)
+        for key, equal in waiting.items()
     )
     for key in parallel(calls):
-        if on_done is not None:
-            on_done(waiting[key], False)
+        done(key)
     return keys
 
 

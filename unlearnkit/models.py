@@ -7,9 +7,10 @@ import inspect
 import json
 import math
 import pickle
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -210,16 +211,16 @@ def _logits(net: nn.Module, probe: Float[Tensor, "2 ..."], architecture: Archite
 
 
 def _split(net: nn.Module, architecture: Architecture) -> Classifier:
-    """Cut the last linear layer off as the head, if that changes no output; else the whole net is the body."""
+    """Cut the linear layer that answers off as the head, if that changes no output; else the whole net is the body."""
     probe = _probe(architecture)
     expected = _logits(net.eval(), probe, architecture)
     linear = [n for n, m in net.named_modules() if isinstance(m, nn.Linear) and m.out_features == architecture.classes]
-    if linear:
+    for name in reversed(linear):
         body = copy.deepcopy(net)
-        parent, _, leaf = linear[-1].rpartition(".")
-        head = body.get_submodule(linear[-1])
+        parent, _, leaf = name.rpartition(".")
+        head = body.get_submodule(name)
         setattr(body.get_submodule(parent), leaf, nn.Identity())
-        with torch.no_grad():
+        with torch.no_grad(), suppress(RuntimeError, TypeError, ValueError):  # it was not the last layer
             features = body(probe)
             if features.ndim == 2 and torch.equal(head(features), expected):
                 return Classifier(_normalize(architecture), body, head)
@@ -353,7 +354,8 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 def _read_torch(path: Path) -> dict[str, Tensor]:
     try:
-        state: Any = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # about a newer pickle, which is read or refused all the same
+            state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         remedy = "save the weights with safetensors.torch.save_file(model.state_dict(), PATH) instead"
         if isinstance(error, pickle.UnpicklingError):
@@ -363,6 +365,8 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
         raise UsageError(f"{path}: {reason}; {remedy}") from error
     if isinstance(state, Mapping) and "state_dict" in state:
         state = state["state_dict"]
-    if not isinstance(state, Mapping) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
+    if not isinstance(state, Mapping) or not all(
+        isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()
+    ):
         raise UsageError(f"{path}: expected a state dict (names to tensors), got {type(state).__name__}")
     return dict(state)

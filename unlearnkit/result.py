@@ -165,7 +165,7 @@ class MethodRecord:
     name: str
     sentence: str
     params: dict[str, Any]
-    saw: tuple[str, ...]
+    saw: tuple[str, ...] | None  # None: unknown
     seed: int | None
     seconds: float | None  # None when somebody else did it
 
@@ -227,6 +227,7 @@ class AuditResult:
     seed: int
     organization: str
     command: str
+    spec: dict[str, Any]  # the whole spec, defaults filled in: what the command read
     request: Request
     data: DataRecord
     model: ModelRecord
@@ -252,10 +253,11 @@ class AuditResult:
     def from_json(cls, text: str | bytes, *, what: str = "audit.json") -> AuditResult:
         """Read and validate; refuses a newer schema, a file that is not a result, and one whose digest is wrong."""
         try:
-            body = json.loads(text)
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            body = json.loads(text, parse_constant=_refuse)
+            json.dumps(body, allow_nan=False)  # 1e999 reads as infinity
+        except (ValueError, RecursionError) as error:
             raise UsageError(f"{what}: not readable as JSON ({error})") from error
-        if not isinstance(body, dict) or not isinstance(body.get("schema"), int):
+        if not isinstance(body, dict) or type(body.get("schema")) is not int:
             raise UsageError(f"{what}: not an audit result of unlearnkit (it has no integer 'schema')")
         if body["schema"] != SCHEMA:
             raise UsageError(
@@ -264,7 +266,7 @@ class AuditResult:
             )
         digest = body.pop("digest", None)
         try:
-            result: AuditResult = TypeAdapter(cls).validate_python(body)
+            result: AuditResult = TypeAdapter(cls).validate_json(json.dumps(body), strict=True)
         except pydantic.ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
@@ -274,12 +276,17 @@ class AuditResult:
         return result
 
 
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number; a result holds null and the reason instead")
+
+
 def _digest(body: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(body, sort_keys=True, allow_nan=False, default=str).encode()).hexdigest()
 
 
 def evidence_path(audit: Path, result: AuditResult) -> Path:
     """Where the sidecar of a result file lies: beside it, and nowhere else."""
-    if Path(result.evidence.file).name != result.evidence.file:
-        raise UsageError(f"{audit}: the evidence must be a file beside the result, got {result.evidence.file!r}")
-    return audit.parent / result.evidence.file
+    name = result.evidence.file
+    if name in ("", ".", "..") or Path(name).name != name or "\\" in name or "\0" in name:
+        raise UsageError(f"{audit}: the evidence must be a file beside the result, got {name!r}")
+    return audit.parent / name

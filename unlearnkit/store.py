@@ -78,12 +78,12 @@ class Store:
         write_atomic(self.path(key), data)  # last: its presence says that all is there
 
     def record(self, key: str) -> dict[str, Any]:
-        """The record kept beside a key; empty when it is gone."""
+        """The record kept beside a key; empty when it is gone or damaged."""
         try:
-            record: dict[str, Any] = json.loads(self.path(key).with_suffix(".json").read_text())
-        except (FileNotFoundError, json.JSONDecodeError):
+            record = json.loads(self.path(key).with_suffix(".json").read_bytes())
+        except (FileNotFoundError, ValueError):
             return {}
-        return record
+        return record if isinstance(record, dict) else {}
 
     def read(self, key: str) -> dict[str, Tensor]:
         """The tensors of a key."""

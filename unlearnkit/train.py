@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import inspect
 import math
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -17,7 +18,7 @@ from torch.nn import functional
 
 from unlearnkit.data import resolve
 from unlearnkit.models import Architecture, Classifier, Normalize, build, seeded
-from unlearnkit.result import UsageError
+from unlearnkit.result import UsageError, nearest
 from unlearnkit.types import Examples
 
 OptimizerName = Literal["sgd", "adamw"]
@@ -46,17 +47,30 @@ class Recipe:
         for name in ("epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise UsageError(f"recipe.{name}: must be at least 1, got {getattr(self, name)}")
-        for name, top in (("lr", math.inf), ("momentum", 1), ("weight_decay", math.inf), ("label_smoothing", 1)):
-            value = getattr(self, name)
-            if not 0 <= value < top or (name == "lr" and value == 0):
-                raise UsageError(f"recipe.{name}: must lie in [0, {top})" + f" and above 0 for lr, got {value}")
+        if not 0 < self.lr < math.inf:
+            raise UsageError(f"recipe.lr: must be above 0, got {self.lr}")
+        if not 0 <= self.weight_decay < math.inf:
+            raise UsageError(f"recipe.weight_decay: must be at least 0, got {self.weight_decay}")
+        for name in ("momentum", "label_smoothing"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UsageError(f"recipe.{name}: must be at least 0 and below 1, got {getattr(self, name)}")
+        for name, choices in (("optimizer", OptimizerName), ("schedule", Schedule), ("augment", Augmentation)):
+            value, known = getattr(self, name), get_args(choices)
+            if value not in known:
+                raise UsageError(
+                    f"recipe.{name}: must be one of {', '.join(known)}, got {value!r}{nearest(value, known)}"
+                )
 
     def code(self) -> str:
         """The source text that decides what this recipe makes: our loop, or the user's trainer and architecture."""
-        texts = [Path(__file__).read_text(), Path(inspect.getfile(build)).read_text()]
+        texts = [Path(__file__).read_text(), Path(inspect.getfile(inspect.unwrap(build))).read_text()]
         for name in (self.trainer, self.architecture.name):
             if name and ":" in name and not name.startswith("torchvision:"):
-                file = inspect.getsourcefile(inspect.unwrap(resolve(name)))  # type: ignore[arg-type]
+                found: Any = resolve(name)
+                try:
+                    file = inspect.getsourcefile(inspect.unwrap(found))
+                except TypeError:  # a callable object has no source of its own; its module does
+                    file = sys.modules[name.partition(":")[0]].__file__
                 texts.append(Path(file).read_text() if file else name)
         return "\n".join(texts)
 
@@ -76,9 +90,11 @@ def fit(
     if recipe.trainer is not None:
         return _fit_with(recipe, examples, seed)
     target = device_of(device)
+    _check_fit(recipe.architecture, examples)
     model = build(recipe.architecture, seed=seed)
     if isinstance(model.normalize, Normalize):
-        model.normalize.measure(examples.x)
+        with deterministic(torch.device("cpu")):
+            model.normalize.measure(examples.x)
     model.to(target)
     if target.type == "cuda":
         model.to(memory_format=torch.channels_last)
@@ -104,20 +120,50 @@ def fit(
             if on_epoch is not None:
                 on_epoch(epoch + 1)
     model.to(memory_format=torch.contiguous_format)
+    name = not_finite(model)
+    if name is not None:
+        raise UsageError(f"training: {name!r} holds NaN or infinite values at the end; choose a smaller learning rate")
     return model.cpu().eval()
+
+
+def _check_fit(architecture: Architecture, examples: Examples) -> None:
+    """Refuses examples that the architecture cannot be trained on."""
+    if not len(examples):
+        raise UsageError("training: there are no examples to train on")
+    if tuple(examples.x.shape[1:]) != tuple(architecture.shape):
+        raise UsageError(
+            f"training: the examples have shape {tuple(examples.x.shape[1:])}, but the architecture was asked for "
+            f"{tuple(architecture.shape)}"
+        )
+    labels = examples.labels()
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= architecture.classes:
+        raise UsageError(
+            f"training: labels must lie in 0..{architecture.classes - 1}, the architecture's classes, got "
+            f"{low if low < 0 else high}"
+        )
+
+
+def not_finite(model: nn.Module) -> str | None:
+    """The name of the first weight or buffer that holds NaN or infinite values."""
+    for name, value in model.state_dict().items():
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            return name
+    return None
 
 
 def _fit_with(recipe: Recipe, examples: Examples, seed: int) -> nn.Module:
     """The user's own training; what it returns is held to the same standard."""
     trainer: Any = resolve(recipe.trainer or "")
-    model = trainer(replace(recipe, trainer=None), examples, seed=seed)
+    with seeded(seed), deterministic(torch.device("cpu")):  # for trainers that draw from torch's global generator
+        model = trainer(replace(recipe, trainer=None), examples, seed=seed)
     if not isinstance(model, nn.Module):
         raise UsageError(
             f"recipe.trainer: {recipe.trainer!r} must return a torch.nn.Module, got {type(model).__name__}"
         )
-    for name, value in model.state_dict().items():
-        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-            raise UsageError(f"recipe.trainer: {recipe.trainer!r} returned NaN or infinite weights in {name!r}")
+    name = not_finite(model)
+    if name is not None:
+        raise UsageError(f"recipe.trainer: {recipe.trainer!r} returned NaN or infinite weights in {name!r}")
     return model.cpu().eval()
 
 
@@ -140,7 +186,12 @@ def device_of(name: str) -> torch.device:
 def deterministic(device: torch.device) -> Iterator[None]:
     """On CUDA: bf16 autocast and deterministic convolutions. On the CPU: one thread, since sums depend on the split."""
     if device.type == "cuda":
-        with torch.autocast("cuda", torch.bfloat16), torch.backends.cudnn.flags(deterministic=True, benchmark=False):
+        convolutions = torch.backends.cudnn.flags(
+            enabled=torch.backends.cudnn.enabled,  # left out, it would switch cuDNN off
+            deterministic=True,
+            benchmark=False,
+        )
+        with torch.autocast("cuda", torch.bfloat16), convolutions:
             yield
         return
     threads = torch.get_num_threads()
@@ -216,6 +267,10 @@ def augment(
     """Random horizontal flip; `crop-flip` also shifts by up to an eighth of the side, zero-padded."""
     if kind == "none":
         return x
+    if x.ndim != 4:
+        raise UsageError(
+            f"augment: {kind!r} needs images [n, c, h, w], got inputs of shape {tuple(x.shape)}; use 'none'"
+        )
     n, _, height, width = x.shape
     if kind == "crop-flip":
         pad = max(1, height // 8)

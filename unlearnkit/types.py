@@ -68,7 +68,9 @@ class Examples:
     def take(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> Examples:
         """The named rows (indices or a mask of length n), copied."""
         if rows.dtype == bool and rows.shape != (len(self),):
-            raise UsageError(f"examples: a mask must have one entry per example, got {rows.size} for {len(self)} examples")
+            raise UsageError(
+                f"examples: a mask must have one entry per example, got {rows.size} for {len(self)} examples"
+            )
         index = torch.from_numpy(np.flatnonzero(rows) if rows.dtype == bool else np.array(rows, dtype=np.int64))
         y = None if self.y is None else self.y[index]
         return Examples(self.x[index], y, self.ids[index.numpy()])

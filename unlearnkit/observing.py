@@ -45,24 +45,33 @@ def observe(
     """
     if features and not isinstance(model, Classifier):
         raise UsageError(f"observe: features need a model with body and head, got {type(model).__name__}")
+    if flips and examples.x.ndim != 4:
+        raise UsageError(f"observe: flips need images [n, c, h, w], got inputs of shape {tuple(examples.x.shape)}")
     target = device_of(device)
     y = examples.labels().numpy()
-    was_training = model.training
-    model.to(target).eval()
+    home = next((p.device for p in model.parameters()), target)
+    modes = [(module, module.training) for module in model.modules()]
     logits: list[torch.Tensor] = []
     penultimate: list[torch.Tensor] = []
-    with torch.inference_mode(), deterministic(target):
-        for x in torch.split(examples.x, batch_size):
-            batch = x.to(target)
-            views = (batch, batch.flip(-1)) if flips else (batch,)
-            logits.append(torch.stack([model(view).float().cpu() for view in views], dim=1))
-            if features and isinstance(model, Classifier):
-                penultimate.append(model.features(batch).float().cpu())
-    model.to("cpu").train(was_training)
+    full_precision = torch.autocast(target.type, enabled=False)  # bf16 would round away what attacks look for
+    try:
+        model.to(target).eval()
+        with torch.inference_mode(), deterministic(target), full_precision:
+            for x in torch.split(examples.x, batch_size):
+                batch = x.to(target)
+                views = (batch, batch.flip(-1)) if flips else (batch,)
+                logits.append(torch.stack([model(view).float().cpu() for view in views], dim=1))
+                if features and isinstance(model, Classifier):
+                    penultimate.append(model.features(batch).float().cpu())
+    finally:
+        model.to(home)
+        for module, mode in modes:
+            module.training = mode
     z = torch.cat(logits).numpy()
     if not np.isfinite(z).all():
         point = examples.ids[int(np.argwhere(~np.isfinite(z))[0][0])]
         raise UsageError(f"observe: the model answers {str(point)!r} with logits that are NaN or infinite")
     if y.size and (y.min() < 0 or y.max() >= z.shape[-1]):
-        raise UsageError(f"observe: labels must lie in 0..{z.shape[-1] - 1}, the model's classes, got {y.max()}")
+        worst = y.min() if y.min() < 0 else y.max()
+        raise UsageError(f"observe: labels must lie in 0..{z.shape[-1] - 1}, the model's classes, got {worst}")
     return Observation(examples.ids, y, margin(z, y), z, torch.cat(penultimate).numpy() if features else None)

@@ -10,7 +10,7 @@ from torch import nn
 
 from unlearnkit.models import seeded
 from unlearnkit.result import UsageError
-from unlearnkit.train import Recipe, deterministic
+from unlearnkit.train import Recipe, deterministic, not_finite
 from unlearnkit.types import Access, Examples, Method, Need, Splits, Unlearned
 
 _GRANT = {  # what to hand to unlearn() when a method needs more than the splits
@@ -41,33 +41,49 @@ def unlearn(
             raise UsageError(f"{method.name} needs {need.names()[0]}; grant it with unlearn(..., {_GRANT[need]})")
     if Need.CLASS_WISE in granted and splits.forget_class is None:
         raise UsageError(f"{method.name} forgets whole classes only; ask for a class (forget_class), not for examples")
-    access = Access(granted, method.name, splits.forget, splits.retain, splits.forget_class, unseen, pretrained, recipe)
+    lent = copy.deepcopy(pretrained) if Need.PRETRAINED in granted else None
+    access = Access(granted, method.name, splits.forget, splits.retain, splits.forget_class, unseen, lent, recipe)
     before = {name: value.detach().clone() for name, value in model.state_dict().items()}
     private = copy.deepcopy(model).eval()
     for parameter in private.parameters():
         parameter.requires_grad_(True)
     rng = torch.Generator().manual_seed(seed)
     start = time.perf_counter()
-    with seeded(seed), deterministic(next(private.parameters()).device):
+    device = next(private.parameters()).device
+    with seeded(seed), deterministic(device):
         result = method.run(private, access, rng)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
     seconds = time.perf_counter() - start
+    if not isinstance(result, nn.Module):
+        raise UsageError(f"{method.name}: `run` must return the model it edited, got {type(result).__name__}")
     result = _verified(result, before, model, method)
     return Unlearned(result, method.name, method.params, granted.names(), seed, seconds)
 
 
 def _verified(result: nn.Module, before: dict[str, torch.Tensor], model: nn.Module, method: Method) -> nn.Module:
     after = result.state_dict()
-    changed = sorted(set(after) ^ set(before)) or sorted(k for k in before if after[k].shape != before[k].shape)
+    kinds = {name: (value.shape, value.dtype) for name, value in before.items()}
+    changed = sorted(set(after) ^ set(before)) or sorted(
+        k for k in kinds if (after[k].shape, after[k].dtype) != kinds[k]
+    )
     if changed:
         raise UsageError(
-            f"{method.name} returned a model with other weights than it was given; the first that differs in name or "
-            f"shape is {changed[0]!r}"
+            f"{method.name} returned a model with other weights than it was given; the first that differs in name, "
+            f"shape or type is {changed[0]!r}"
         )
-    for name, value in after.items():
-        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-            raise UsageError(f"{method.name}: {name!r} holds NaN or infinite values; choose a smaller learning rate")
-    for name, value in model.state_dict().items():
-        if not torch.equal(value, before[name]):
+    now = model.state_dict()
+    lent = {value.untyped_storage().data_ptr() for value in now.values() if value.numel()}
+    shared = [name for name, value in after.items() if value.numel() and value.untyped_storage().data_ptr() in lent]
+    if shared:
+        raise UsageError(
+            f"{method.name} returned weights of the caller's model ({shared[0]!r}); it must return its copy"
+        )
+    bad = not_finite(result)
+    if bad is not None:
+        raise UsageError(f"{method.name}: {bad!r} holds NaN or infinite values; choose a smaller learning rate")
+    for name, value in before.items():
+        if name not in now or not torch.equal(now[name], value):
             raise UsageError(f"{method.name} changed the caller's model ({name!r}); it must edit its own copy only")
     for parameter in result.parameters():
         parameter.requires_grad_(True)

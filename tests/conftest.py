@@ -1,0 +1,60 @@
+"""Shared fixtures: tiny separable images, and modules written for one test that an import path can name."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jaxtyping
+import numpy as np
+import pytest
+import torch
+
+from unlearnkit.types import Examples
+
+MakeBlobs = Callable[..., Examples]
+WriteModule = Callable[[str, str], str]
+
+
+@pytest.fixture(scope="session")
+def blobs() -> MakeBlobs:
+    """blobs(n, seed=0, classes=3, prefix="train", side=8): uint8 images, a bright quarter says the class."""
+
+    def make(n: int, seed: int = 0, classes: int = 3, prefix: str = "train", side: int = 8) -> Examples:
+        rng = np.random.default_rng(seed)
+        y = np.arange(n) % classes
+        x = rng.integers(0, 90, (n, 1, side, side))
+        half = side // 2
+        for row, label in enumerate(y):
+            top, left = divmod(int(label), 2)
+            x[row, 0, top * half : (top + 1) * half, left * half : (left + 1) * half] += 120
+        ids = np.array([f"{prefix}/{row}" for row in range(n)])
+        return Examples(torch.from_numpy(x.astype(np.uint8)), torch.from_numpy(y.astype(np.int64)), ids)
+
+    return make
+
+
+@pytest.fixture
+def write_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WriteModule]:
+    """write_module(name, source): the module lies in the working directory for this test; returns its name."""
+    written: list[str] = []
+    monkeypatch.chdir(tmp_path)
+
+    def write(name: str, source: str) -> str:
+        (tmp_path / f"{name}.py").write_text(textwrap.dedent(source))
+        written.append(name)
+        return name
+
+    yield write
+    for name in written:
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def as_users_run() -> Iterator[None]:
+    """Without the shape checks of the test run, as for users: then our own sentences must catch the mistake."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
