@@ -27,7 +27,7 @@ from unlearnkit.audits.spec import Spec
 from unlearnkit.fleet import Job, TrainJob, UnlearnJob, read_model, run_jobs
 from unlearnkit.methods import method_named
 from unlearnkit.models import build, load_state, pack, read_state
-from unlearnkit.observe import observe
+from unlearnkit.observing import observe
 from unlearnkit.result import (
     SCHEMA,
     AuditResult,
@@ -128,16 +128,14 @@ def make_models(
     """Train, unlearn or take in what the audit needs; finished models in the store are not made again."""
     device = case.spec.audit.device
     method = method_of(case)
-    jobs: list[Job] = list(oracle_jobs(case, wanted))
-    trains_original = case.spec.model.weights is None
-    if trains_original:
-        jobs = [case.original, *jobs]
+    # Weights that were handed in are read first: if they do not fit, that shows before an hour of training.
+    given = None if case.spec.model.weights is None else _take_in(case, store, case.spec.model.weights)
+    handed_in = None if case.spec.audit.unlearned is None else _take_in(case, store, case.spec.audit.unlearned)
+    jobs: list[Job] = [*([case.original] if given is None else []), *oracle_jobs(case, wanted)]
     keys = run_jobs(jobs, case.train, store, device=device, fresh=fresh, on_done=on_done)
-    original = keys.pop(0) if trains_original else make_original(case, store)
-    audited = original
-    if case.spec.audit.unlearned is not None:
-        audited = _take_in(case, store, case.spec.audit.unlearned)
-    elif method is not None:
+    original = given or keys.pop(0)
+    audited = handed_in or original
+    if method is not None:
         job = unlearn_job(case, wanted, original, method)
         audited = run_jobs([job], case.train, store, device=device, fresh=fresh, on_done=on_done)[0]
     return Models(original, audited, keys)
@@ -271,6 +269,7 @@ def audit(
         seed=spec.audit.seed,
         organization=spec.report.organization,
         command=command,
+        spec=spec.plain(),
         request=_request(case, wanted),
         data=DataRecord(
             case.dataset.source,
@@ -347,7 +346,8 @@ def _model_record(case: Case, store: Store, models: Models) -> ModelRecord:
 def _method_record(case: Case, store: Store, models: Models) -> MethodRecord:
     method = method_of(case)
     if method is not None:
-        params = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in method.params.items())
+        # Page one names the first few settings; all of them stand in `params` and on a later page.
+        params = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in list(method.params.items())[:3])
         return MethodRecord(
             name=method.name,
             sentence=f"{method.name}, {params}" if params else method.name,
@@ -357,7 +357,7 @@ def _method_record(case: Case, store: Store, models: Models) -> MethodRecord:
             seconds=store.record(models.audited).get("seconds"),
         )
     if case.spec.audit.unlearned is not None:
-        return MethodRecord("given", "unlearned elsewhere; the weights were handed in", {}, (), None, None)
+        return MethodRecord("given", "unlearned elsewhere; the weights were handed in", {}, None, None, None)
     return MethodRecord("none", "nothing: this is the untouched original", {}, (), None, None)
 
 
@@ -374,7 +374,10 @@ def _mean_seconds(store: Store, keys: Sequence[str]) -> float | None:
 
 def _captions(evidence: Evidence) -> dict[str, str]:
     design = coin_design(evidence)
-    roc_caption = "requested examples against held-out ones"
+    pair = "Requested examples against held-out ones"
     if design is not None and design.exact:
-        roc_caption = "deleted canaries against never-used ones"
-    return {"roc": roc_caption, "margins": "margin φ of the requested examples"}
+        pair = "Deleted canaries against never-used ones"
+    return {
+        "roc": f"{pair}: one threshold on the margin. Above chance: members are recognized.",
+        "margins": "Margin φ of the requested examples, and of held-out twins under the audited model.",
+    }

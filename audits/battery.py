@@ -98,19 +98,25 @@ def _examine(evidence: Evidence, target: str, plan: Plan) -> list[list[_Finding]
             None if interval.high is None else interval.high - 0.5,
             plan.confidence,
         )
-        families.append([_Finding(leak, result.mde, result.p, result.p, result.p_tolerance, coin=result)])
+        mde = result.mde if result.mde <= 0.5 else None  # no AUC lies that far from chance
+        families.append([_Finding(leak, mde, result.p, result.p, result.p_tolerance, coin=result)])
     return families
 
 
 def _across(families: Sequence[Sequence[float]]) -> list[list[float]]:
-    """Holm's step-down over families, each already corrected inside."""
-    order = sorted(range(len(families)), key=lambda i: min(families[i]))
-    adjusted: list[list[float]] = [[] for _ in families]
+    """Holm's step-down over families, each already corrected inside.
+
+    A family stops counting against the others once all of its members are rejected, and not before: while one that
+    may be true is left in it, dropping the family would let the chance of any false alarm reach 1.5 times the level.
+    """
+    order = sorted(range(len(families)), key=lambda i: max(families[i]))
+    adjusted = [[1.0] * len(family) for family in families]
     floor = 0.0
-    for step, i in enumerate(order):
+    for step, dropped in enumerate(order):
         factor = len(families) - step
-        adjusted[i] = [max(floor, min(1.0, factor * p)) for p in families[i]]
-        floor = max(floor, min(1.0, factor * min(families[i])))
+        for i in order[step:]:
+            adjusted[i] = [min(best, max(floor, factor * p)) for best, p in zip(adjusted[i], families[i], strict=True)]
+        floor = max(floor, min(1.0, factor * max(families[dropped])))
     return adjusted
 
 
@@ -166,16 +172,18 @@ def judge(evidence: Evidence, plan: Plan) -> Judgement:
     severity = {"INVALID": 0, "FAIL": 1, "INCONCLUSIVE": 2, "LEAK_BELOW_TOLERANCE": 3, "PASS": 4}
     outcomes.sort(key=lambda o: (severity[o.state], -abs(o.leak.value) / o.tolerance))
 
-    trace = any(j.p_adjusted <= plan.significance for family in judged["original"] for j in family)
+    of_original = [j for family in judged["original"] for j in family]
+    caught = any(j.p_adjusted <= plan.significance for j in of_original)
+    # "Nothing measurable" is a strong thing to say: a test that sees a trace by itself forbids it, corrected or not.
+    trace = any(j.finding.p_family <= plan.significance for j in of_original)
     names = [[test.name for test in tests]] * bool(tests) + ([[design.name]] if design else [])
     held_out_failed = None
     if "held_out" in judged:
         pairs = zip((n for f in names for n in f), (j for f in judged["held_out"] for j in f), strict=True)
-        held_out_failed = [name for name, judgement in pairs if judgement.state == "FAIL"]
-    checks = run_controls(evidence, plan, tests, design, held_out_failed=held_out_failed, trace=trace)
-    may_pass = bool(tests) or (
-        design is not None and design.exact and evidence.rows(Group.TAILS).size >= ENOUGH_CANARIES
-    )
+        # Every family by itself: corrected for the other one, 19 oracles could never reject the held-out one.
+        held_out_failed = [name for name, j in pairs if j.finding.p_tolerance <= plan.significance]
+    checks = run_controls(evidence, plan, tests, design, held_out_failed=held_out_failed, caught=caught)
+    may_pass = bool(tests) or (design is not None and design.exact and _arm(evidence) >= ENOUGH_CANARIES)
     word = overall(outcomes, checks, may_pass=may_pass)
     verdict = Verdict(
         word=word,
@@ -183,8 +191,13 @@ def judge(evidence: Evidence, plan: Plan) -> Judgement:
         why=words.why(word, outcomes, checks, trace=trace, may_pass=may_pass),
         mde=words.would_have_noticed(outcomes, plan.power),
     )
-    flags = tuple(_flags(evidence, plan, design, trace=trace))
+    flags = tuple(_flags(evidence, plan, design, trace=trace, caught=caught))
     return Judgement(tuple(outcomes), checks, flags, _accuracy(evidence, plan), verdict)
+
+
+def _arm(evidence: Evidence) -> int:
+    """Canaries on the side that has fewer."""
+    return min(evidence.rows(Group.HEADS).size, evidence.rows(Group.TAILS).size)
 
 
 def _rank_outcome(test: RankTest, audited: _Judged, original: _Judged, evidence: Evidence, plan: Plan) -> Outcome:
@@ -256,11 +269,13 @@ def _common(audited: _Judged, original: _Judged) -> dict[str, Any]:
 
 
 def _told(outcome: Outcome, evidence: Evidence, plan: Plan) -> Outcome:
-    arms = (evidence.rows(Group.HEADS).size, evidence.rows(Group.TAILS).size)
-    return replace(outcome, sentence=words.sentence(outcome, oracles=evidence.oracles, arms=arms, plan=plan))
+    design = coin_design(evidence)
+    sides = (design.members, design.others) if design is not None else ()
+    fewest = min((evidence.rows(side).size for side in sides), default=0)
+    return replace(outcome, sentence=words.sentence(outcome, oracles=evidence.oracles, fewest=fewest, plan=plan))
 
 
-def _flags(evidence: Evidence, plan: Plan, design: CoinDesign | None, *, trace: bool) -> list[Flag]:
+def _flags(evidence: Evidence, plan: Plan, design: CoinDesign | None, *, trace: bool, caught: bool) -> list[Flag]:
     flags: list[Flag] = []
     if not trace:
         flags.append(
@@ -268,6 +283,14 @@ def _flags(evidence: Evidence, plan: Plan, design: CoinDesign | None, *, trace: 
                 "no measurable trace",
                 "The untouched original cannot be told from models that never saw these examples; "
                 "there is nothing measurable to forget, and no method could be seen to fail.",
+            )
+        )
+    elif not caught:
+        flags.append(
+            Flag(
+                "faint trace",
+                "One test alone tells the untouched original from models that never saw these examples, but not when "
+                "all tests are counted; a method that forgot nothing could go unnoticed.",
             )
         )
     if not evidence.oracles:
@@ -280,7 +303,7 @@ def _flags(evidence: Evidence, plan: Plan, design: CoinDesign | None, *, trace: 
                 "of examples looks like a leak.",
             )
         )
-    few = min(evidence.rows(Group.HEADS).size, evidence.rows(Group.TAILS).size)
+    few = _arm(evidence)
     if 0 < few < MIN_CANARIES:
         flags.append(
             Flag(
@@ -309,8 +332,8 @@ def _accuracy(evidence: Evidence, plan: Plan) -> tuple[Accuracy, ...]:
             if counts is None:
                 continue
             if model == "oracles":
-                share = counts / n
-                rate = Interval(float(share.min()), float(share.mean()), float(share.max()), 1.0 - 1.0 / len(counts))
+                low, mean, high = (float(count) / n for count in (counts.min(), counts.mean(), counts.max()))
+                rate = Interval(low, mean, high, 1.0 - 1.0 / len(counts))
             else:
                 rate = clopper_pearson(int(counts[0]), n, confidence=plan.confidence)
             rows.append(Accuracy(model, split, float(counts.mean()), n, rate))

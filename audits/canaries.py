@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pydantic
 import torch
 from numpy.typing import NDArray
 from pydantic import ConfigDict, TypeAdapter
 
+from unlearnkit.audits.designs import MIN_CANARIES
 from unlearnkit.result import UsageError
 from unlearnkit.store import canonical, write_atomic
 from unlearnkit.types import Examples
@@ -52,11 +52,15 @@ class Manifest:
         try:
             body: dict[str, Any] = json.loads(path.read_text())
             commitment = body.pop("commitment")
-            manifest: Manifest = TypeAdapter(cls).validate_python(body)
+            manifest: Manifest = TypeAdapter(cls).validate_json(json.dumps(body), strict=True)
         except FileNotFoundError as error:
             raise UsageError(f"{path}: no such canary manifest") from error
-        except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, KeyError, pydantic.ValidationError) as error:
+        except IsADirectoryError as error:
+            raise UsageError(f"{path}: is a folder; name the canary manifest in it") from error
+        except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
             raise UsageError(f"{path}: not a canary manifest of unlearnkit") from error
+        if not len(manifest.ids) == len(set(manifest.ids)) == len(manifest.labels) == len(manifest.heads):
+            raise UsageError(f"{path}: not a canary manifest: each canary needs one id of its own, a label and a coin")
         if commitment != manifest.commitment:
             raise UsageError(
                 f"{path}: the manifest does not open its commitment {commitment[:12]}…; coins, ids or labels were "
@@ -80,8 +84,11 @@ def draw(train: Examples, *, count: int, classes: int, seed: int) -> Manifest:
     The wrong label is uniform over the other classes. Mislabeled canaries leave the plainest trace among natural
     images (audits.md 5).
     """
-    if count < 20 or count % 2:
-        raise UsageError(f"canaries.count: must be an even number of at least 20 (half are trained on), got {count}")
+    if count < 2 * MIN_CANARIES or count % 2:
+        raise UsageError(
+            f"canaries.count: must be an even number of at least {2 * MIN_CANARIES} (half are trained on, and the coin "
+            f"test needs {MIN_CANARIES} on each side), got {count}"
+        )
     if count > len(train) // 2:
         raise UsageError(
             f"canaries.count: at most half of the {len(train)} training examples can be candidates, got {count}"

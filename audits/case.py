@@ -111,7 +111,8 @@ def demand(case: Case) -> Demand:
         try:
             ids = tuple(line.strip() for line in path.read_text().splitlines() if line.strip())
         except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"deletion.forget_ids: {path} cannot be read ({error})") from error
+            reason = getattr(error, "strerror", None) or error
+            raise UsageError(f"deletion.forget_ids: {path} cannot be read ({reason})") from error
     deletion = Deletion(wanted.id, wanted.forget_class, ids, wanted.forget_fraction, wanted.seed)
     labels = case.train.labels().numpy()
     natural = np.setdiff1d(case.trained, case.heads)

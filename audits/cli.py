@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import os
 import shlex
 import sys
@@ -58,10 +59,11 @@ def _example(command: str) -> str:
     return f"Example: [bold]{command}[/bold]"
 
 
-def _version(wanted: bool) -> None:
+def _version(wanted: bool) -> bool:
     if wanted:
         console.print(f"unlearnkit {unlearnkit.__version__}", highlight=False)
         raise typer.Exit
+    return wanted
 
 
 @app.callback()
@@ -231,18 +233,21 @@ def _show(result: AuditResult) -> None:
     from unlearnkit.audits.words import number
 
     table = Table(title=f"{result.request.id}: {result.request.sentence}", title_justify="left")
-    for column in ("test", "leak", "95 % interval", "tolerance", "MDE", "p", "state"):
-        table.add_column(column, justify="left" if column in ("test", "state") else "right")
+    table.add_column("test")
+    table.add_column("leak (95 % interval)")
+    for column in ("tolerance", "MDE", "p"):
+        table.add_column(column, justify="right")
+    table.add_column("state", no_wrap=True)
     for test in result.tests:
         low, high = test.leak.low, test.leak.high
+        limits = "no interval" if low is None or high is None else f"{number(low)} to {number(high)}"
         table.add_row(
-            f"{test.name} ({test.unit})",
-            number(test.leak.value),
-            "–" if low is None or high is None else f"{number(low)} to {number(high)}",
+            test.name,
+            f"{number(test.leak.value)} {test.unit} ({limits})",
             f"±{number(test.tolerance)}",
             "–" if test.mde is None else number(test.mde),
             number(test.p_adjusted),
-            test.state.replace("_", " "),
+            "BELOW TOLERANCE" if test.state == "LEAK_BELOW_TOLERANCE" else test.state,
         )
     console.print(table)
     style = VERDICT_STYLE[result.verdict.word]
@@ -379,8 +384,10 @@ def main() -> None:
         _refuse("interrupted; finished models are kept, run the same command again to go on")
         code = 130
     except OSError as error:
-        where = f" ({error.filename})" if error.filename else ""
-        code = _refuse(f"{error.strerror or error}{where}; free the disk or name another folder with --out")
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        remedy = "free some space, then run again" if full else "name another folder with --out"
+        where = f"{error.filename}: " if error.filename else ""
+        code = _refuse(f"{where}{(error.strerror or str(error)).lower()}; {remedy}; finished models are kept")
     except typer.Exit as stop:
         code = stop.exit_code
     except typer.Abort:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 from scipy import optimize, stats
@@ -26,13 +27,13 @@ def run_controls(
     design: CoinDesign | None,
     *,
     held_out_failed: Sequence[str] | None,
-    trace: bool,
+    caught: bool,
 ) -> tuple[Control, ...]:
     """Every control that the design offers something to check with.
 
     held_out_failed: names of the tests that called the held-out oracle a failure; None where there is no such oracle.
-    trace: whether the untouched original was caught. When it was not, that is no failure of the auditor but a finding
-    of its own (the examples left no measurable trace), so no control is listed.
+    caught: whether the untouched original was. When it was not, that is no failure of the auditor but a finding of its
+    own (the examples left no measurable trace), so no control is listed.
     """
     found = [
         None if held_out_failed is None else _held_out_accepted(held_out_failed),
@@ -44,7 +45,7 @@ def run_controls(
             True,
             "The untouched original is told apart from models that never saw the examples.",
         )
-        if trace
+        if caught
         else None,
     ]
     return tuple(control for control in found if control is not None)
@@ -62,17 +63,26 @@ def _held_out_accepted(failed: Sequence[str]) -> Control:
 
 
 def _shuffled_at_chance(evidence: Evidence, plan: Plan, design: CoinDesign | None) -> Control | None:
-    """With shuffled labels the AUC must scatter around 0.5 as by chance; catches scores that know the answer."""
-    if design is None:
-        members, others = evidence.rows(Group.REQUESTED), evidence.rows(Group.TWINS)
-        scores = evidence.scores[f"{plan.attack}/audited"][np.concatenate([members, others])]
-        heads = np.arange(scores.size) < members.size
-    else:
-        scores, heads = design.scores(evidence, "audited", plan), design.heads(evidence)
+    """With shuffled labels the AUC must scatter around 0.5 as by chance; catches scoring that reads the labels.
+
+    The labels are shuffled in the evidence and the points scored anew: to shuffle them under finished scores could not
+    fail. Scores that know the answer in the stored evidence are for the held-out oracle to show, by being rejected.
+    """
+    members, others = (Group.REQUESTED, Group.TWINS) if design is None else (design.members, design.others)
+    compared = np.flatnonzero(np.isin(evidence.group, (members, others)))
     rng = np.random.default_rng([plan.seed, 0x5AFF])
-    shuffled = [rng.permutation(heads) for _ in range(SHUFFLES)]
-    areas = np.array([auc(scores[s], scores[~s]) for s in shuffled])
-    m, n = int(heads.sum()), int((~heads).sum())
+    areas = np.empty(SHUFFLES)
+    for i in range(SHUFFLES):
+        group = evidence.group.copy()
+        group[compared] = rng.permutation(group[compared])
+        shuffled = replace(evidence, group=group)
+        if design is None:
+            scores = shuffled.scores[f"{plan.attack}/audited"]
+            areas[i] = auc(scores[shuffled.rows(members)], scores[shuffled.rows(others)])
+        else:
+            scores, heads = design.scores(shuffled, "audited", plan), design.heads(shuffled)
+            areas[i] = auc(scores[heads], scores[~heads])
+    m, n = evidence.rows(members).size, evidence.rows(others).size
     error = math.sqrt((m + n + 1) / (12 * m * n))
     outside = int(np.count_nonzero(np.abs(areas - 0.5) > stats.norm.isf(plan.significance / 2) * error))
     limit = int(stats.binom.isf(SLACK, SHUFFLES, plan.significance))
@@ -96,37 +106,54 @@ def _planted_found(evidence: Evidence, plan: Plan, tests: Sequence[RankTest]) ->
     passed = True
     for test in tests:
         pool = test.read(evidence, "held_out")
-        if float(np.ptp(pool)) == 0.0:
+        if not np.ptp(pool, axis=1).any():
             passed = False
-            sentences.append(f"{test.name}: dead, it gives every point of every model one and the same score")
+            sentences.append(f"{test.name}: dead, it gives all points of a model one and the same score")
             continue
         size = max(test.tolerance, smallest_leak(test, evidence, plan) or 0.0)
-        found = sum(
-            _planted_p(test, np.roll(pool, -j, axis=0), size, evidence, plan) <= plan.significance
-            for j in range(len(pool))
-        )
-        needed = int(stats.binom.ppf(SLACK, len(pool), plan.power))
+        base = test.values(pool, evidence)
+        tried = [_planted(test, row, size, evidence) for row in pool]
+        if all(value is None for value in tried) and _follows(test, pool[0], evidence):
+            sentences.append(f"{test.name}: no leak of {size:.2g} fits into its range")
+            continue
+        found, trials = 0, sum(value is not None for value in tried)
+        for j, value in enumerate(tried):
+            if value is not None:
+                values = np.concatenate([[value], np.delete(base, j)])[:, None]
+                rank = oracle_rank(values, tolerances=np.array([test.tolerance]), confidence=plan.confidence)[0]
+                found += rank.p <= plan.significance
+        needed = int(stats.binom.ppf(SLACK, trials, plan.power)) if trials else len(pool)
         passed &= found >= needed
-        sentences.append(f"{test.name} {found} of {len(pool)} (at least {needed})")
+        sentences.append(f"{test.name} {found} of {trials or len(pool)} (at least {needed})")
     found_in = "A leak of the tolerance's size (or the MDE, if larger), planted in retrained models, was found: "
     return Control("planted leak found", passed, found_in + "; ".join(sentences) + ".")
 
 
-def _planted_p(test: RankTest, stack: FloatArray, size: float, evidence: Evidence, plan: Plan) -> float:
-    """p of the rank test after the first model's member points were raised until its statistic rose by `size`."""
-    rows = test.points(evidence)
-    goal = test.values(stack, evidence)[0] + size
+def _planted(test: RankTest, row: FloatArray, size: float, evidence: Evidence) -> float | None:
+    """One model's statistic after its member points were raised until it rose by `size`.
 
-    def raised(by: float) -> FloatArray:
-        planted = stack.copy()
-        planted[0, rows] += by
-        return test.values(planted, evidence)
+    Where the statistic ends before that (an AUC ends at 1), they are lowered until it fell by as much; None where
+    neither is possible.
+    """
+    start = _raised(test, row, 0.0, evidence)
+    up = _solve(lambda by: _raised(test, row, by, evidence) - start - size)
+    if up is not None:
+        return _raised(test, row, up, evidence)
+    down = _solve(lambda by: start - size - _raised(test, row, -by, evidence))
+    return None if down is None else _raised(test, row, -down, evidence)
 
-    shift = _solve(lambda by: float(raised(by)[0] - goal))
-    if shift is None:  # no rise of the scores moves the statistic that far
-        return 1.0
-    values = raised(shift)[:, None]
-    return oracle_rank(values, tolerances=np.array([test.tolerance]), confidence=plan.confidence)[0].p
+
+def _raised(test: RankTest, row: FloatArray, by: float, evidence: Evidence) -> float:
+    """The statistic of one model after its member points were raised."""
+    planted = row.copy()
+    planted[test.points(evidence)] += by
+    return float(test.values(planted[None], evidence)[0])
+
+
+def _follows(test: RankTest, row: FloatArray, evidence: Evidence) -> bool:
+    """Whether the statistic rises with the scores of the member points at all."""
+    reach = 1e3 * max(1.0, float(np.ptp(row)))
+    return _raised(test, row, reach, evidence) > _raised(test, row, -reach, evidence)
 
 
 def _solve(gap: Callable[[float], float]) -> float | None:
@@ -145,25 +172,36 @@ def _solve(gap: Callable[[float], float]) -> float | None:
 
 def _planted_coin_found(evidence: Evidence, plan: Plan, design: CoinDesign | None) -> Control | None:
     """A leak of the larger of tolerance and MDE, planted in a model that never saw the canaries, must be found."""
-    if design is None or not design.exact:
+    if design is None:
         return None
-    target = "held_out" if "held_out" in evidence.margins else None
-    heads = design.heads(evidence)
+    held_out = "held_out" in evidence.margins
+    if not held_out:  # plant in the audited model, with its coins tossed anew
+        compared, group = design.rows(evidence), evidence.group.copy()
+        group[compared] = np.random.default_rng([plan.seed, 0x9A7]).permutation(group[compared])
+        evidence = replace(evidence, group=group)
+    target = "held_out" if held_out else "audited"
+    heads, members = design.heads(evidence), evidence.rows(design.members)
     m, n = int(heads.sum()), int((~heads).sum())
     goal = 0.5 + min(0.49, max(plan.tolerances.auc, auc_mde(m, n, significance=plan.significance, power=plan.power)))
-    if target is None:  # no oracle: plant in the audited model with its coins tossed anew
-        scores = design.scores(evidence, "audited", plan)
-        heads = np.random.default_rng([plan.seed, 0x9A7]).permutation(heads)
-    else:
-        scores = design.scores(evidence, target, plan)
+
+    def planted(by: float) -> FloatArray:
+        """Scores of the design after the model's outputs on the heads were raised."""
+        outputs = {**evidence.margins, **evidence.scores}
+        for name in (target, f"{plan.attack}/{target}"):
+            outputs[name] = outputs[name].copy()
+            outputs[name][members] += by
+        margins, scores = ({name: outputs[name] for name in part} for part in (evidence.margins, evidence.scores))
+        return design.scores(replace(evidence, margins=margins, scores=scores), target, plan)
+
     p = 1.0
-    if float(np.ptp(scores)) > 0:
-        shift = _solve(lambda by: auc(scores[heads] + by, scores[~heads]) - goal)
+    if float(np.ptp(planted(0.0))) > 0:
+        shift = _solve(lambda by: auc(planted(by)[heads], planted(by)[~heads]) - goal)
         if shift is not None:
-            planted = scores + shift * heads
-            p = coin_test(planted, heads, tolerance=plan.tolerances.auc, confidence=plan.confidence, seed=plan.seed).p
+            p = coin_test(
+                planted(shift), heads, tolerance=plan.tolerances.auc, confidence=plan.confidence, seed=plan.seed
+            ).p
     return Control(
-        "planted canary leak found",
+        "planted canary leak found" if design.exact else "planted leak found",
         p <= plan.significance,
         f"A planted leak of AUC {goal:.3f} gives p = {p:.2g} (must be at most {plan.significance:g}).",
     )

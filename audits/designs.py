@@ -40,7 +40,7 @@ class Tolerances:
         for name, top in (("auc", 0.5), ("margin", 100.0), ("class_margin", 100.0), ("recognition", 1.0)):
             value = getattr(self, name)
             if not 0 < value < top:
-                hint = "; write 5 percent as 0.05" if value >= 1 and top <= 1 else ""
+                hint = f"; write {value:g} percent as {value / 100:g}" if 1 <= value < 100 and top <= 1 else ""
                 raise UsageError(f"audit.tolerances.{name}: must lie between 0 and {top:g}, got {value:g}{hint}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import tomllib
+import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,9 @@ class DataSpec:
     download: bool = False  # torchvision only, and only when asked
     test_fraction: float = 0.2  # for sources without a test set
     seed: int = 0  # of that split
+
+    def __post_init__(self) -> None:
+        _check_seed("data", self.seed)
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,9 @@ class CanarySpec:
     seed: int = 0
     manifest: str | None = None  # opens the canaries of a model that was trained before
 
+    def __post_init__(self) -> None:
+        _check_seed("canaries", self.seed)
+
 
 @dataclass(frozen=True)
 class DeletionSpec:
@@ -72,6 +79,9 @@ class DeletionSpec:
     forget_ids: str | None = None  # a text file, one id a line
     forget_fraction: float | None = None
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check_seed("deletion", self.seed)
 
 
 @dataclass(frozen=True)
@@ -86,6 +96,14 @@ class AuditSpec:
     unlearned: str | None = None  # weights that somebody else unlearned; takes the place of [method]
     device: str = "cpu"
     tolerances: Tolerances = field(default_factory=Tolerances)
+
+    def __post_init__(self) -> None:
+        _check_seed("audit", self.seed)
+        for name in ("significance", "power"):
+            value = getattr(self, name)
+            if not 0 < value < 1:
+                hint = f"; write {value:g} percent as {value / 100:g}" if 1 <= value < 100 else ""
+                raise UsageError(f"audit.{name}: must lie between 0 and 1, got {value:g}{hint}")
 
 
 @dataclass(frozen=True)
@@ -118,8 +136,16 @@ class Spec:
     folder: Path = field(default_factory=Path)
 
     def path(self, name: str) -> Path:
-        """A path of the file, made absolute from the file's folder."""
+        """A path of the file, seen from the file's folder."""
         return self.folder / name
+
+    def plain(self) -> dict[str, Any]:
+        """The sections with their defaults filled in, ready for JSON; the folder is the user's own affair."""
+        sections = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "folder"}
+        plain = {name: dataclasses.asdict(section) for name, section in sections.items() if section is not None}
+        if self.method is not None:
+            plain["method"] = {"name": self.method.name, **self.method.params}
+        return plain
 
 
 _SECTIONS: dict[str, type] = {
@@ -136,7 +162,7 @@ _SECTIONS: dict[str, type] = {
 def read_spec(path: Path) -> Spec:
     """Read a spec; every mistake becomes one sentence that names the key."""
     try:
-        text = path.read_bytes().decode()
+        text = path.read_bytes().decode("utf-8-sig")  # some editors begin a file with a byte order mark
     except FileNotFoundError as error:
         raise UsageError(f"{path}: no such spec file") from error
     except IsADirectoryError as error:
@@ -156,7 +182,8 @@ def parse_spec(body: Mapping[str, Any], *, folder: Path, what: str = "spec") -> 
     for name, values in body.items():
         if name not in _SECTIONS and name != "method":
             known = [*_SECTIONS, "method"]
-            raise UsageError(f"{what}: unknown section [{name}]{nearest(name, known) or f'; there are {known}'}")
+            hint = nearest(name, known) or f"; there are {', '.join(known)}"
+            raise UsageError(f"{what}: unknown section [{name}]{hint}")
         if not isinstance(values, Mapping):
             raise UsageError(f"{what}: {name} must be a section ([{name}] on a line of its own), got {values!r}")
         if name == "method":
@@ -180,17 +207,23 @@ def _section(kind: type[T], values: Mapping[str, Any], where: str) -> T:
         if key not in known:
             hint = nearest(key, known) or f"; known are {', '.join(known)}"
             raise UsageError(f"{where}.{key}: unknown key{hint}")
-        if isinstance(value, Mapping) and key == "tolerances":
+        if key == "tolerances" and not isinstance(value, Tolerances):
+            if not isinstance(value, Mapping):
+                raise UsageError(f"{where}.{key}: must be a section ([audit.tolerances]), got {value!r}")
             values = {**values, key: _section(Tolerances, value, f"{where}.{key}")}
-    try:
-        return TypeAdapter(kind).validate_python(values)
-    except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        cause = first.get("ctx", {}).get("error")
-        if isinstance(cause, UsageError):  # a dataclass's own check, which names its key itself
-            raise cause from error
-        key = ".".join(str(part) for part in first["loc"])
-        raise UsageError(f"{where}.{key}: {first['msg'].lower()}, got {first['input']!r}") from error
+    hints = typing.get_type_hints(kind)
+    read: dict[str, Any] = {}
+    for key, value in values.items():
+        try:
+            read[key] = TypeAdapter(hints[key]).validate_python(value, strict=True)  # TOML has types: "20" is no number
+        except pydantic.ValidationError as error:
+            raise UsageError(f"{where}.{key}: {error.errors()[0]['msg'].lower()}, got {value!r}") from error
+    return kind(**read)
+
+
+def _check_seed(section: str, seed: int) -> None:
+    if seed < 0:
+        raise UsageError(f"{section}.seed: must be at least 0, got {seed}")
 
 
 def parse_overrides(spec: Spec, *, tier: str | None, device: str | None) -> Spec:

@@ -11,7 +11,7 @@ from typing import Any
 
 from unlearnkit.audits.battery import ATTACKS, BATTERY, judge
 from unlearnkit.audits.designs import Plan, Tolerances
-from unlearnkit.audits.evidence import Evidence
+from unlearnkit.audits.evidence import Evidence, Group
 from unlearnkit.reports.pdf import attachments, render
 from unlearnkit.result import AuditResult, UsageError, evidence_path
 
@@ -58,7 +58,7 @@ def verify_file(path: Path) -> Verified:
         result = _read(text, path)
         try:
             sidecar = evidence_path(path, result).read_bytes()
-        except FileNotFoundError as error:
+        except (FileNotFoundError, IsADirectoryError) as error:
             raise UsageError(f"{path}: its evidence {result.evidence.file!r} does not lie beside it") from error
     checks = [_hash(result, sidecar)]
     if checks[0].passed:
@@ -94,18 +94,46 @@ def _verdict(result: AuditResult, sidecar: bytes, path: Path) -> Check:
     plan = Plan(
         result.request.kind,
         result.tier,
-        Tolerances(**result.tolerances),
+        _tolerances(result, path),
         result.significance,
         result.power,
         result.seed,
         ATTACKS[0].name,
     )
-    again = judge(Evidence.from_bytes(sidecar, what=str(path)), plan)
-    for name in JUDGED:
-        where = _difference(_plain(getattr(result, name)), _plain(getattr(again, name)), name)
+    evidence = Evidence.from_bytes(sidecar, what=str(path))
+    again = judge(evidence, plan)
+    pairs = [(name, _plain(getattr(result, name)), _plain(getattr(again, name))) for name in JUDGED]
+    pairs += _counts(result, evidence)
+    for name, stated, computed in pairs:
+        where = _difference(stated, computed, name)
         if where is not None:
             return Check("verdict", False, f"{where[0]} is {where[1]!r} in the file, the evidence gives {where[2]!r}")
     return Check("verdict", True, f"{len(again.tests)} tests, {len(again.controls)} controls and the word follow again")
+
+
+def _tolerances(result: AuditResult, path: Path) -> Tolerances:
+    known = [f.name for f in dataclasses.fields(Tolerances)]
+    if sorted(result.tolerances) != sorted(known):
+        raise UsageError(
+            f"{path}: tolerances must name {', '.join(known)}, got {', '.join(result.tolerances) or 'none'}"
+        )
+    return Tolerances(**result.tolerances)
+
+
+def _counts(result: AuditResult, evidence: Evidence) -> list[tuple[str, Any, Any]]:
+    """How many models and points the file speaks of, and how many the evidence holds."""
+    heads, tails = evidence.rows(Group.HEADS).size, evidence.rows(Group.TAILS).size
+    canaries, oracles = result.canaries, result.oracles
+    stated = {
+        "tier": (result.tier, "minutes" if evidence.oracles else "seconds"),
+        "request.forget": (result.request.forget, evidence.rows(Group.REQUESTED).size + heads),
+        "request.canaries": (result.request.canaries, heads),
+        "canaries.heads": (canaries.heads if canaries else 0, heads),
+        "canaries.tails": (canaries.tails if canaries else 0, tails),
+        "oracles.count": (oracles.count if oracles else 0, evidence.oracles),
+        "oracles.seeds": (len(oracles.seeds) if oracles else 0, evidence.oracles),
+    }
+    return [(name, *pair) for name, pair in stated.items()]
 
 
 def _pages(result: AuditResult, sidecar: bytes, path: Path) -> Check:

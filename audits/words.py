@@ -33,9 +33,14 @@ def span(interval: Interval, offset: float = 0.0) -> str:
     return f"{interval.confidence * 100:g}\u00a0% interval {low} to {high}"
 
 
-def sentence(test: Outcome, *, oracles: int, arms: tuple[int, int], plan: Plan) -> str:
-    """What one test says, and what follows from it. `arms`: canaries trained on and never used."""
-    return f"{_finding(test, oracles)} {_meaning(test, oracles, arms, plan)}"
+def often(power: float) -> str:
+    """How often, in words: 0.8 is `four times in five`."""
+    return "four times in five" if power == 0.8 else f"with power {power:g}"
+
+
+def sentence(test: Outcome, *, oracles: int, fewest: int, plan: Plan) -> str:
+    """What one test says, and what follows from it. `fewest`: examples on the smaller side of the coin test."""
+    return f"{_finding(test, oracles)} {_meaning(test, oracles, fewest, plan)}"
 
 
 _SUBJECTS = {
@@ -62,35 +67,38 @@ def _finding(test: Outcome, oracles: int) -> str:
     return f"{subject} {size} {where} that of {oracles} retrained models ({limits})."
 
 
-def _meaning(test: Outcome, oracles: int, arms: tuple[int, int], plan: Plan) -> str:
+def _meaning(test: Outcome, oracles: int, fewest: int, plan: Plan) -> str:
     if test.state == "FAIL":
         if test.leak.value > 0:
             return "The model still remembers them."
         return "Retraining does not leave them that low; overshooting gives deleted examples away as memory does."
     if test.state == "PASS":
         assert test.mde is not None
-        return f"Within tolerance; a leak of {number(test.mde)} or more would have been found four times in five."
+        size = number(test.mde) + (" σ" if test.unit == "σ" else "")
+        return f"Within tolerance; this test by itself finds a leak of {size} or more {often(plan.power)}."
     if test.state == "LEAK_BELOW_TOLERANCE":
         return "A difference is measurable, and it is within tolerance."
-    return "Undecided: " + _needed(test, oracles, arms, plan)
+    return "Undecided: " + _needed(test, oracles, fewest, plan)
 
 
-def _needed(test: Outcome, oracles: int, arms: tuple[int, int], plan: Plan) -> str:
+def _needed(test: Outcome, oracles: int, fewest: int, plan: Plan) -> str:
     """What would make an undecided test conclusive."""
-    if test.kind == "coin":
-        needed = canaries_needed(test.tolerance, significance=plan.significance, power=plan.power)
-        if min(arms) and min(arms) < needed:
-            return f"about {needed:,} canaries on each side would decide at this tolerance; there are {min(arms)}."
-        return "the interval reaches across the tolerance."
-    if test.mde is None:
+    if test.mde is None and test.kind == "rank":
         least = oracles_needed(significance=plan.significance)
         return f"{oracles} oracles cannot reach significance; {least} can."
     low, high = test.leak.low, test.leak.high
-    beyond = low is not None and high is not None and max(low, -high) > test.tolerance
-    several = oracles_needed(significance=plan.significance, families=2)
-    if beyond and oracles < several:
-        return f"beyond tolerance by itself, but with several tests only {several} oracles decide; there are {oracles}."
-    if test.mde > test.tolerance:
+    if low is not None and high is not None and max(low, -high) > test.tolerance:
+        several = oracles_needed(significance=plan.significance, families=2)
+        if test.kind == "rank" and oracles < several:
+            only = f"with several tests only {several} oracles decide; there are {oracles}"
+            return f"beyond tolerance by itself, but {only}."
+        return "beyond tolerance by itself, but not when all tests are counted."
+    if test.kind == "coin":
+        needed = canaries_needed(test.tolerance, significance=plan.significance, power=plan.power)
+        if fewest < needed:
+            what = "canaries" if test.group == "canaries" else "examples"
+            return f"about {needed:,} {what} on each side would decide at this tolerance; there are {fewest:,}."
+    elif test.mde is not None and test.mde > test.tolerance:
         return f"a leak below {number(test.mde)} cannot be told from the differences between retrained models."
     return "the interval reaches across the tolerance."
 
@@ -119,14 +127,16 @@ def why(
         return tuple(control.sentence for control in controls if not control.passed)[:3]
     required = [test for test in tests if test.required]
     within = sum(test.state in ("PASS", "LEAK_BELOW_TOLERANCE") for test in required)
-    lines = [f"Of {len(required)} required tests {within} {'stays' if within == 1 else 'stay'} within tolerance."]
+    tests_required = f"{len(required)} required test{'' if len(required) == 1 else 's'}"
+    lines = [f"Of {tests_required} {within} {'stays' if within == 1 else 'stay'} within tolerance."]
     if word == "FAIL":
         lines.append(next(test for test in tests if test.state == "FAIL").sentence)
     else:
         lines.append(max(required, key=lambda t: (t.state == "INCONCLUSIVE", abs(t.leak.value) / t.tolerance)).sentence)
     if not trace and word != "FAIL":
         seen = "; ".join(_smallest(test) for test in tests if test.mde is not None)
-        lines.append(f"The smallest trace this audit would have seen is {seen}.")
+        smallest = f"The smallest trace this audit would have seen is {seen}."
+        lines.append(smallest if seen else "This audit could have seen no trace, however large.")
     if word == "INCONCLUSIVE" and within == len(required) and not may_pass:
         lines.append("Without retrained models, or 500 canaries on each side, no PASS can be given.")
     return tuple(lines)
@@ -147,9 +157,13 @@ def _smallest(test: Outcome) -> str:
 
 def would_have_noticed(tests: Sequence[Outcome], power: float) -> tuple[str, ...]:
     """The smallest leak that each test finds with the power of the plan, and tests that could find none."""
-    often = "four times in five" if power == 0.8 else f"with power {power:g}"
     ordered = sorted(tests, key=lambda t: t.name)
     seen = [_smallest(test) for test in ordered if test.mde is not None]
-    lines = [f"This audit finds, {often}, {'; '.join(seen)}. Smaller traces can remain unseen."] if seen else []
-    lines += [f"{t.name} could not have become significant, however large the leak." for t in ordered if t.mde is None]
+    each = "Each test by itself" if len(seen) > 1 else "This audit"
+    lines = [f"{each} finds, {often(power)}, {'; '.join(seen)}. Smaller traces can remain unseen."] if seen else []
+    for test in ordered:
+        if test.mde is None and test.kind == "coin":
+            lines.append(f"{test.name} has too few examples to find a leak of any size {often(power)}.")
+        elif test.mde is None:
+            lines.append(f"{test.name} could not have become significant, however large the leak.")
     return tuple(lines)

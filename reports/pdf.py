@@ -176,7 +176,7 @@ def _view(result: AuditResult, tests: Sequence[Outcome], audit: str, drawings: s
         result.canaries,
     )
     rows = [_test(test) for test in tests]
-    saw = ", ".join(need.replace("_", " ") for need in method.saw)
+    saw = "" if method.saw is None else ", ".join(need.replace("_", " ") for need in method.saw) or "nothing"
     long = {"headline": verdict.headline, "why": " ".join(verdict.why), "mde": " ".join(verdict.mde)}
     short = {name: _shorten(text, LETTERS[name]) for name, text in long.items()}
     shown = rows[: PAGE_ONE["tests"]]

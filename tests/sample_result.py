@@ -219,6 +219,7 @@ def _fail() -> tuple[AuditResult, bytes]:
         seed=0,
         organization="Example Health AG · Model Governance",
         command="unlearnkit audit specs/dr-2026-017.toml --tier minutes --out audits/dr-2026-017",
+        spec={"deletion": {"id": "DR-2026-017"}},
         request=Request(
             id="DR-2026-017",
             kind="examples",

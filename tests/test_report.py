@@ -362,6 +362,7 @@ def test_a_result_with_next_to_nothing() -> None:
         captions={},
         tolerances={},
         canaries=None,
+        method=dataclasses.replace(example.result.method, saw=None),
         verdict=dataclasses.replace(example.result.verdict, why=(), mde=()),
         evidence=Evidence("e.safetensors", hashlib.sha256(evidence).hexdigest()),
     )

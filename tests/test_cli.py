@@ -1,0 +1,301 @@
+"""The command line as a user meets it: every mistake one sentence and exit code 2, nothing lost, verdicts as codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from unlearnkit.audits import cli
+
+TINY = """
+[model]
+architecture = "mlp"
+[recipe]
+epochs = 2
+[canaries]
+count = 60
+[deletion]
+id = "DR-1"
+forget_fraction = 0.1
+[method]
+name = "{method}"
+[audit]
+oracles = 19
+"""
+
+
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error of one command, spaces folded."""
+    monkeypatch.setattr(sys, "argv", ["unlearnkit", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    out, err = capsys.readouterr()
+    return int(stop.value.code or 0), " ".join(out.split()), " ".join(err.split())
+
+
+@pytest.fixture
+def refused(capsys, monkeypatch, tmp_path):
+    """Run a command that must be refused in one sentence; returns the sentence."""
+    monkeypatch.chdir(tmp_path)
+
+    def check(*arguments: str, spec: str | None = None) -> str:
+        if spec is not None:
+            (tmp_path / "spec.toml").write_text(spec)
+            arguments = (*arguments, "spec.toml", "--out", "out")
+        code, _, err = run(capsys, monkeypatch, *arguments)
+        assert code == 2
+        assert "Traceback" not in err
+        sentences = [line for line in err.split("unlearnkit: ") if line]
+        assert len(sentences) == 1
+        return sentences[0]
+
+    return check
+
+
+DELETE = '[deletion]\nid = "DR-1"\n{}\n[method]\nname = "FineTune"\n'
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ("[recpie]\nepochs = 1", "unknown section [recpie]; did you mean 'recipe'?"),
+        ("[recipe]\nepoch = 1", "recipe.epoch: unknown key; did you mean 'epochs'?"),
+        ('[audit]\nseed = "zero"', "audit.seed: input should be a valid integer"),
+        ("[audit.tolerances]\nauc = 5", "audit.tolerances.auc: must lie between 0 and 0.5"),
+        ("[recipe]\nepochs = 0", "recipe.epochs: must be at least 1, got 0"),
+        ("not toml", "not valid TOML"),
+        ("", "a [deletion] section is needed"),
+        (DELETE.format("forget_class = 17"), "class 17 does not occur in the training data; classes are 0 to 9"),
+        (DELETE.format("forget_fraction = 10"), "forget_fraction must lie between 0 and 1"),
+        (DELETE.format("forget_class = 1\nforget_fraction = 0.1"), "give exactly one of"),
+        (DELETE.format('forget_ids = "none.txt"'), "none.txt cannot be read"),
+        ('[deletion]\nforget_class = 1\n[method]\nname = "SalUnn"', "did you mean 'SalUn'?"),
+        ('[deletion]\nforget_class = 1\n[method]\nname = "SalUn"\nrl = 1', "did you mean 'lr'?"),
+        ("[deletion]\nforget_class = 1", "a [method] section is needed"),
+        ('[data]\nsource = "digit"\n' + DELETE.format("forget_class = 1"), "did you mean 'digits'?"),
+        ('[data]\nsource = "npz:none.npz"\n' + DELETE.format("forget_class = 1"), "none.npz"),
+        ('[model]\narchitecture = "smal-cnn"\n' + DELETE.format("forget_class = 1"), "did you mean 'small-cnn'?"),
+        ('[audit]\ndevice = "cuda:99"\n' + DELETE.format("forget_class = 1"), "'cuda:99' was asked for"),
+        ("[audit]\noracles = 5\n" + DELETE.format("forget_class = 1"), "needs at least 19 retrained models"),
+        ("[canaries]\ncount = 7\n" + DELETE.format("forget_class = 1"), "canaries.count: must be an even number"),
+    ],
+)
+def test_a_wrong_spec_gives_one_sentence(refused, spec, said):
+    assert said in refused("audit", spec=spec)
+
+
+@pytest.mark.parametrize(("ids", "said"), [("digits/9999", "'digits/9999'"), ("", "forget_ids is empty")])
+def test_forget_ids_must_name_training_examples(refused, tmp_path, ids, said):
+    (tmp_path / "ids.txt").write_text(ids)
+    assert said in refused("audit", spec=DELETE.format('forget_ids = "ids.txt"'))
+
+
+def test_weights_are_refused_before_anything_is_trained(refused, tmp_path):
+    spec = '[model]\nweights = "w.safetensors"\n' + DELETE.format("forget_class = 1")
+    assert "no such weights file" in refused("audit", spec=spec)
+    save_file({"other": torch.zeros(2)}, tmp_path / "w.safetensors")
+    assert "do not fit 'small-cnn': keys" in refused("audit", spec=spec)
+    (tmp_path / "w.safetensors").write_bytes(pickle.dumps({"weights": [1.0]}))
+    assert "safetensors.torch.save_file" in refused("audit", spec=spec)
+    assert not list((tmp_path / "out").rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("adit",), "No such command 'adit'"),
+        (("audit",), "Missing argument"),
+        (("audit", "none.toml"), "none.toml: no such spec file"),
+        (("audit", "none.toml", "--tire", "x"), "No such option: --tire"),
+        (("report", "none.json"), "none.json"),
+        (("verify", "none.pdf"), "none.pdf: no such file"),
+    ],
+)
+def test_a_wrong_command_gives_one_sentence(refused, arguments, said):
+    assert said in refused(*arguments)
+
+
+def test_an_unknown_tier_names_those_there_are(refused, tmp_path):
+    (tmp_path / "spec.toml").write_text(DELETE.format("forget_class = 1"))
+    assert "'seconds' or 'minutes', got 'hours'" in refused("audit", "spec.toml", "--tier", "hours")
+
+
+def test_an_output_folder_that_cannot_be_is_refused_before_training(refused, tmp_path):
+    (tmp_path / "spec.toml").write_text(DELETE.format("forget_class = 1"))
+    assert "name another folder with --out" in refused("audit", "spec.toml", "--out", "spec.toml")
+
+
+def test_debug_shows_the_traceback(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("UNLEARNKIT_DEBUG", "")  # restored after the test: --debug sets it
+    code, _, err = run(capsys, monkeypatch, "--debug", "verify", str(tmp_path / "none.pdf"))
+    assert code == 2
+    assert "Traceback" in err
+
+
+def test_version_and_lists(capsys, monkeypatch):
+    assert re.fullmatch(r"unlearnkit \d+\.\d+\.\d+", run(capsys, monkeypatch, "--version")[1])
+    monkeypatch.setenv("COLUMNS", "200")
+    for command, names in (("methods", ("Retrain", "FineTune", "SalUn", "NegGradPlus")), ("attacks", ("Threshold",))):
+        code, out, _ = run(capsys, monkeypatch, command)
+        assert code == 0
+        assert all(name in out for name in names)
+
+
+@pytest.mark.parametrize("command", ["demo", "train", "unlearn", "audit", "report", "verify", "methods", "attacks"])
+def test_every_command_shows_an_example(capsys, monkeypatch, command):
+    code, out, _ = run(capsys, monkeypatch, command, "--help")
+    assert code == 0
+    assert f"Example: unlearnkit {command}" in out
+
+
+@pytest.fixture(scope="module")
+def audited(tmp_path_factory):
+    """One tiny audit of the untouched original, through the real command in its own process."""
+    folder = tmp_path_factory.mktemp("audited")
+    (folder / "spec.toml").write_text(TINY.format(method="none"))
+    done = subprocess.run(command("audit", "spec.toml", "--out", "out"), cwd=folder, capture_output=True, text=True)
+    return folder, done
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "unlearnkit.audits.cli", *arguments]
+
+
+@pytest.fixture(autouse=True)
+def importable(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(cli.__file__).parents[2]))
+
+
+def test_an_audit_ends_with_its_verdicts_code_and_leaves_everything(audited):
+    folder, done = audited
+    result = json.loads((folder / "out" / "audit.json").read_text())
+    codes = {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 3, "INVALID": 4}
+    assert done.returncode == codes[result["verdict"]["word"]]
+    assert result["verdict"]["word"] in done.stdout
+    assert (folder / "out" / "report.pdf").read_bytes().startswith(b"%PDF")
+    assert result["command"] == "unlearnkit audit spec.toml --out out"
+    assert result["spec"]["recipe"]["epochs"] == 2
+
+
+def test_a_fresh_report_verifies_and_an_altered_one_is_refused(audited, capsys, monkeypatch, tmp_path):
+    folder, _ = audited
+    code, out, _ = run(capsys, monkeypatch, "verify", str(folder / "out" / "report.pdf"))
+    assert (code, "VERIFIED" in out) == (0, True)
+    text = (folder / "out" / "audit.json").read_text()
+    spot = re.search(r'"p_adjusted": 0\.(\d)', text)
+    assert spot is not None
+    digit = str((int(spot.group(1)) + 1) % 10)
+    (tmp_path / "audit.json").write_text(text[: spot.start(1)] + digit + text[spot.end(1) :])
+    (tmp_path / "evidence.safetensors").write_bytes((folder / "out" / "evidence.safetensors").read_bytes())
+    code, _, err = run(capsys, monkeypatch, "verify", str(tmp_path / "audit.json"))
+    assert (code, "does not match its own digest" in err) == (2, True)
+
+
+def test_the_same_result_gives_the_same_report(audited, capsys, monkeypatch, tmp_path):
+    folder, _ = audited
+    again = tmp_path / "again.pdf"
+    assert run(capsys, monkeypatch, "report", str(folder / "out" / "audit.json"), "-o", str(again))[0] == 0
+    assert again.read_bytes() == (folder / "out" / "report.pdf").read_bytes()
+
+
+def test_the_same_command_gives_the_same_evidence(audited, tmp_path):
+    folder, _ = audited
+    (tmp_path / "spec.toml").write_text(TINY.format(method="none"))
+    subprocess.run(command("audit", "spec.toml", "--out", "out"), cwd=tmp_path, capture_output=True)
+    first, second = (f / "out" / "evidence.safetensors" for f in (folder, tmp_path))
+    assert first.read_bytes() == second.read_bytes()
+    bodies = [json.loads((f / "out" / "audit.json").read_text()) for f in (folder, tmp_path)]
+    for body in bodies:
+        del body["environment"], body["digest"], body["oracles"]["seconds"]
+    assert bodies[0] == bodies[1]
+
+
+def test_train_unlearn_and_audit_what_somebody_else_unlearned(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    Path("spec.toml").write_text(TINY.format(method="FineTune"))
+    code, out, _ = run(capsys, monkeypatch, "train", "spec.toml", "--out", "m", "--store", "store")
+    assert code == 0
+    manifest = json.loads(Path("m/canaries.json").read_text())
+    assert manifest["commitment"] in out
+    code, out, _ = run(capsys, monkeypatch, "unlearn", "spec.toml", "--out", "u", "--store", "store")
+    assert code == 0
+    assert "saw retain_inputs, retain_labels" in out
+    Path("given.toml").write_text(
+        TINY.format(method="FineTune")
+        .replace('[method]\nname = "FineTune"\n', "")
+        .replace("count = 60", 'manifest = "m/canaries.json"')
+        .replace('architecture = "mlp"', 'architecture = "mlp"\nweights = "m/model.safetensors"')
+        .replace("oracles = 19", 'oracles = 19\nunlearned = "u/unlearned.safetensors"\ntier = "seconds"')
+    )
+    code, out, _ = run(capsys, monkeypatch, "audit", "given.toml", "--out", "a")
+    assert code in (1, 3)
+    result = json.loads(Path("a/audit.json").read_text())
+    assert result["method"]["saw"] is None
+    assert result["oracles"] is None
+    assert result["canaries"]["commitment"] == manifest["commitment"]
+    assert result["model"]["original_sha256"] != result["model"]["audited_sha256"]
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_audit_goes_on_where_it_stopped(audited, tmp_path, how):
+    folder, _ = audited
+    (tmp_path / "spec.toml").write_text(TINY.format(method="none"))
+    started = subprocess.Popen(
+        command("audit", "spec.toml", "--out", "out"), cwd=tmp_path, stderr=subprocess.PIPE, start_new_session=True
+    )
+    store = tmp_path / "out" / "store"
+    deadline = time.monotonic() + 120
+    while len(finished := kept(store)) < 4:
+        assert started.poll() is None, "the audit ended before it could be interrupted"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.killpg(started.pid, how)
+    _, err = started.communicate(timeout=60)
+    if how == signal.SIGINT:
+        assert started.returncode == 130
+        assert b"interrupted; finished models are kept" in err
+        assert b"Traceback" not in err
+    assert not (tmp_path / "out" / "audit.json").exists()
+    again = subprocess.run(command("audit", "spec.toml", "--out", "out"), cwd=tmp_path, capture_output=True, text=True)
+    assert again.returncode in (0, 1, 3)
+    assert all(path.stat().st_mtime_ns == when for path, when in finished.items())
+    first, second = (f / "out" / "evidence.safetensors" for f in (folder, tmp_path))
+    assert first.read_bytes() == second.read_bytes()
+
+
+def kept(store: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in store.rglob("*.safetensors") if not path.name.startswith(".")}
+
+
+def test_a_full_disk_loses_nothing(tmp_path):
+    """A limit on file size stands in for the full disk: weights fit, the report does not."""
+    (tmp_path / "spec.toml").write_text(TINY.format(method="none"))
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+
+    full = subprocess.run(
+        command("audit", "spec.toml", "--out", "out"), cwd=tmp_path, capture_output=True, text=True, preexec_fn=limit
+    )
+    assert full.returncode == 2, full.stderr
+    assert "free some space, then run again; finished models are kept" in " ".join(full.stderr.split())
+    assert "Traceback" not in full.stderr
+    before = kept(tmp_path / "out" / "store")
+    assert len(before) == 21
+    assert not [path for path in (tmp_path / "out").rglob(".*") if path.is_file()]
+    assert not (tmp_path / "out" / "report.pdf").exists()
+    again = subprocess.run(command("audit", "spec.toml", "--out", "out"), cwd=tmp_path, capture_output=True, text=True)
+    assert again.returncode in (0, 1, 3)
+    assert kept(tmp_path / "out" / "store") == before

@@ -1,0 +1,247 @@
+"""Each control of the auditor alone: passes on good evidence, and fails when the thing it watches is sabotaged."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from audit_samples import ATTACK, class_evidence, evidence, plan
+
+from unlearnkit.audits import controls
+from unlearnkit.audits.controls import run_controls
+from unlearnkit.audits.designs import (
+    AttackAdvantage,
+    CoinDesign,
+    MarginShift,
+    Plan,
+    Tolerances,
+    coin_design,
+    rank_tests,
+)
+from unlearnkit.audits.evidence import Evidence, FloatArray, Group
+from unlearnkit.result import Control
+
+WIDE = Tolerances(auc=0.15)
+
+
+def only(name: str, found: tuple[Control, ...]) -> Control:
+    [control] = [control for control in found if control.name == name]
+    return control
+
+
+def run(made: Evidence, *, design: CoinDesign | None = None, caught: bool = True) -> tuple[Control, ...]:
+    fixed = plan(tolerances=WIDE)
+    held_out = [] if "held_out" in made.margins else None
+    return run_controls(
+        made, fixed, rank_tests(made, fixed), design or coin_design(made), held_out_failed=held_out, caught=caught
+    )
+
+
+def test_all_pass_on_good_evidence_and_say_so_in_sentences() -> None:
+    found = run(evidence(0))
+    assert all(control.passed for control in found)
+    for control in found:
+        assert control.sentence.endswith(".")
+        assert "nan" not in control.sentence
+
+
+def test_the_held_out_oracle_is_named_with_the_tests_that_rejected_it() -> None:
+    good, bad = (
+        only(
+            "held-out oracle accepted",
+            run_controls(evidence(0), plan(), (), None, held_out_failed=failed, caught=True),
+        )
+        for failed in ([], ["Canary coin test", "Oracle rank, mean margin"])
+    )
+    assert good.passed
+    assert good.sentence == "A further model retrained without the data fails no test."
+    assert not bad.passed
+    assert bad.sentence.endswith("was called a failure by: Canary coin test, Oracle rank, mean margin.")
+
+
+def test_the_original_is_listed_only_where_it_was_caught() -> None:
+    for caught in (False, True):
+        names = {control.name for control in run(evidence(0), caught=caught)}
+        assert ("untouched original caught" in names) == caught
+
+
+# -- shuffled labels -----------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class ReadsTheLabels(CoinDesign):
+    """A scorer that looks up who was trained on."""
+
+    def scores(self, evidence: Evidence, target: str, plan: Plan) -> FloatArray:
+        return CoinDesign.scores(self, evidence, target, plan) + 0.5 * self.heads(evidence)
+
+
+@dataclasses.dataclass(frozen=True)
+class ReadsTheOrder(CoinDesign):
+    """A scorer whose scores fall along the rows it is handed, members first."""
+
+    def scores(self, evidence: Evidence, target: str, plan: Plan) -> FloatArray:
+        scores = CoinDesign.scores(self, evidence, target, plan)
+        return scores - np.linspace(0.0, 1.0, scores.size)
+
+
+@pytest.mark.parametrize("cheat", [ReadsTheLabels, ReadsTheOrder])
+@pytest.mark.parametrize("oracles", [0, 19])
+def test_a_scorer_that_reads_the_labels_is_caught(cheat: type[CoinDesign], oracles: int) -> None:
+    made = evidence(1, oracles=oracles)
+    honest = coin_design(made)
+    assert honest is not None
+    design = cheat(honest.name, honest.members, honest.others, honest.exact)
+    control = only("shuffled labels at chance", run(made, design=design))
+    assert not control.passed
+    assert only("shuffled labels at chance", run(made, design=honest)).passed
+    assert "of 400 shuffles look significant (at most 35 are to be expected)." in control.sentence
+
+
+@pytest.mark.parametrize("made", [evidence(2), evidence(2, canaries=0), evidence(2, oracles=0, canaries=0)])
+def test_a_strong_leak_is_no_failure_of_the_shuffle(made: Evidence) -> None:
+    leaking = dataclasses.replace(
+        made,
+        margins={**made.margins, "audited": made.margins["original"] + 3.0 * (made.group < Group.TWINS)},
+        scores={**made.scores, f"{ATTACK}/audited": made.scores[f"{ATTACK}/original"]},
+    )
+    assert only("shuffled labels at chance", run(leaking)).passed
+
+
+def test_ties_make_the_shuffle_narrower_not_wrong() -> None:
+    made = evidence(3, oracles=0)
+    rounded = dataclasses.replace(made, scores={name: np.round(a / 4) for name, a in made.scores.items()})
+    assert only("shuffled labels at chance", run(rounded)).passed
+
+
+# -- planted leaks -------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Dead(MarginShift):
+    def values(self, stack: FloatArray, evidence: Evidence) -> FloatArray:
+        return np.zeros(len(stack))
+
+
+@dataclasses.dataclass(frozen=True)
+class Inverted(MarginShift):
+    def values(self, stack: FloatArray, evidence: Evidence) -> FloatArray:
+        return -MarginShift.values(self, stack, evidence)
+
+
+@dataclasses.dataclass(frozen=True)
+class LooksElsewhere(MarginShift):
+    def values(self, stack: FloatArray, evidence: Evidence) -> FloatArray:
+        return np.asarray(stack[:, evidence.rows(Group.TWINS)].mean(axis=1))
+
+
+@dataclasses.dataclass(frozen=True)
+class DeafAttack(AttackAdvantage):
+    """Reads whether each score is positive: a shift of the size promised moves it hardly at all."""
+
+    def read(self, evidence: Evidence, target: str) -> FloatArray:
+        return np.sign(AttackAdvantage.read(self, evidence, target) + 1e9)
+
+
+@pytest.mark.parametrize("broken", [Dead, Inverted, LooksElsewhere])
+def test_a_broken_rank_statistic_misses_the_planted_leak(broken: type[MarginShift]) -> None:
+    made, fixed = evidence(4), plan()
+    sound = MarginShift("sound", "σ", "requested", 1.0, Group.REQUESTED, True)
+    test = broken("broken", "σ", "requested", 1.0, Group.REQUESTED, True)
+    for tests, passed in (((sound,), True), ((test,), False), ((sound, test), False)):
+        control = only("planted leak found", run_controls(made, fixed, tests, None, held_out_failed=[], caught=True))
+        assert control.passed == passed
+    assert "broken 0 of 40 (at least 24)" in control.sentence
+
+
+def test_a_deaf_attack_is_called_dead() -> None:
+    made = evidence(4)
+    test = DeafAttack("deaf", "AUC", "requested", 0.05, Group.REQUESTED, True, ATTACK)
+    control = only("planted leak found", run_controls(made, plan(), (test,), None, held_out_failed=[], caught=True))
+    assert not control.passed
+    assert "deaf: dead, it gives all points of a model one and the same score" in control.sentence
+
+
+def test_a_leak_that_does_not_fit_into_the_range_of_the_auc_is_no_failure() -> None:
+    """Oracles with an AUC of 0.6 and a tolerance of 0.45: up leads beyond 1, down is tried instead."""
+    made = evidence(5, canaries=0)
+    easy = {n: a + 0.5 * (made.group == Group.REQUESTED) for n, a in made.scores.items()}
+    fixed = plan(tolerances=Tolerances(auc=0.45))
+    made = dataclasses.replace(made, scores=easy)
+    control = only(
+        "planted leak found",
+        run_controls(made, fixed, rank_tests(made, fixed), None, held_out_failed=[], caught=True),
+    )
+    assert control.passed
+    assert "Threshold attack, requested 40 of 40" in control.sentence
+
+
+def test_a_class_with_few_unseen_images_is_no_failure_of_the_auditor() -> None:
+    """The AUC over a handful of twins varies so much that its MDE leaves the range: said, and not INVALID."""
+    made, fixed = class_evidence(6, twins=2, oracles=19), plan(kind="class")
+    control = only(
+        "planted leak found",
+        run_controls(made, fixed, rank_tests(made, fixed), None, held_out_failed=[], caught=True),
+    )
+    assert control.passed, control.sentence
+
+
+@dataclasses.dataclass(frozen=True)
+class InvertedCoin(CoinDesign):
+    def scores(self, evidence: Evidence, target: str, plan: Plan) -> FloatArray:
+        return -CoinDesign.scores(self, evidence, target, plan)
+
+
+@dataclasses.dataclass(frozen=True)
+class DeadCoin(CoinDesign):
+    def scores(self, evidence: Evidence, target: str, plan: Plan) -> FloatArray:
+        return np.zeros(self.rows(evidence).size)
+
+
+@dataclasses.dataclass(frozen=True)
+class OtherModelsCoin(CoinDesign):
+    """Scores another model than the one it is asked about."""
+
+    def scores(self, evidence: Evidence, target: str, plan: Plan) -> FloatArray:
+        return CoinDesign.scores(self, evidence, "original", plan)
+
+
+@pytest.mark.parametrize("broken", [InvertedCoin, DeadCoin, OtherModelsCoin])
+@pytest.mark.parametrize("oracles", [0, 19])
+def test_a_broken_coin_design_misses_the_planted_leak(broken: type[CoinDesign], oracles: int) -> None:
+    made = evidence(7, oracles=oracles, trace=0.0)
+    honest = coin_design(made)
+    assert honest is not None
+    assert only("planted canary leak found", run(made, design=honest)).passed
+    design = broken(honest.name, honest.members, honest.others, honest.exact)
+    assert not only("planted canary leak found", run(made, design=design)).passed
+
+
+def test_a_coin_test_that_sees_nothing_misses_the_planted_leak(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = controls.coin_test
+
+    def blind(scores: FloatArray, *arguments: object, **more: object) -> object:
+        return real(np.zeros_like(scores), *arguments, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(controls, "coin_test", blind)
+    control = only("planted canary leak found", run(evidence(7)))
+    assert not control.passed
+    assert "gives p = 1 (must be at most 0.05)" in control.sentence
+
+
+def test_assumed_twins_get_a_planted_leak_too() -> None:
+    made = evidence(7, oracles=0, canaries=0)
+    assert only("planted leak found", run(made)).passed
+    dead = dataclasses.replace(made, scores={name: np.zeros_like(a) for name, a in made.scores.items()})
+    assert not only("planted leak found", run(dead)).passed
+
+
+def test_the_solver() -> None:
+    assert controls._solve(lambda by: by - 3.0) == pytest.approx(3.0, rel=1e-5)
+    assert controls._solve(lambda by: by) == 0.0
+    assert controls._solve(lambda by: by + 1.0) == 0.0
+    assert controls._solve(lambda by: -1.0 - by) is None
+    jump = controls._solve(lambda by: float(by > 2.0) - 0.5)
+    assert jump is not None
+    assert 2.0 < jump < 2.001
