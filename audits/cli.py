@@ -52,7 +52,7 @@ DeviceOption = Annotated[
 ]
 
 VERDICT_STYLE = {"PASS": "bold green", "FAIL": "bold red", "INCONCLUSIVE": "bold yellow", "INVALID": "bold magenta"}
-DEMO_SECONDS = 60
+INTERRUPTED = 130  # what shells give a command that Ctrl-C ended
 
 
 def _example(command: str) -> str:
@@ -380,23 +380,20 @@ def main() -> None:
         code = app(standalone_mode=False)
     except UsageError as error:
         code = _refuse(str(error))
-    except KeyboardInterrupt:
-        _refuse("interrupted; finished models are kept, run the same command again to go on")
-        code = 130
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         remedy = "free some space, then run again" if full else "name another folder with --out"
         where = f"{error.filename}: " if error.filename else ""
         code = _refuse(f"{where}{(error.strerror or str(error)).lower()}; {remedy}; finished models are kept")
-    except typer.Exit as stop:
-        code = stop.exit_code
-    except typer.Abort:
-        code = 130
     except Exception as error:
         # Click's own errors (unknown option, missing argument) carry their sentence; all else is our bug: show it.
         if not hasattr(error, "format_message"):
             raise
         code = _refuse(error.format_message())
+    if code == INTERRUPTED:  # by Typer too, which turns Ctrl-C into this code
+        _refuse("interrupted; finished models are kept, run the same command again to go on")
     sys.exit(code or 0)
 
 
