@@ -26,7 +26,7 @@ from unlearnkit.audits.roc import roc
 from unlearnkit.audits.spec import Spec
 from unlearnkit.fleet import Job, TrainJob, UnlearnJob, read_model, run_jobs
 from unlearnkit.methods import method_named
-from unlearnkit.models import build, load_state, pack, read_state
+from unlearnkit.models import build, load_state, pack, read_metadata, read_state
 from unlearnkit.observing import observe
 from unlearnkit.result import (
     SCHEMA,
@@ -104,6 +104,12 @@ def make_original(case: Case, store: Store, *, fresh: bool = False, on_done: OnD
 def _take_in(case: Case, store: Store, weights: str) -> str:
     """Keep a user's weights in the store under the hash of their bytes."""
     path = case.spec.path(weights)
+    planted = read_metadata(path).get("canaries")
+    if planted is not None and (case.manifest is None or case.manifest.commitment != planted):
+        raise UsageError(
+            f"{path}: this model was trained with canaries (commitment {planted[:12]}…); name the manifest that seals "
+            "them in canaries.manifest"
+        )
     model = build(case.recipe.architecture, seed=0)
     load_state(model, read_state(path), what=str(path), architecture=case.recipe.architecture)
     data = pack(model.state_dict(), case.recipe.architecture)
@@ -364,7 +370,13 @@ def _method_record(case: Case, store: Store, models: Models) -> MethodRecord:
 def _canary_record(case: Case, wanted: Demand) -> CanaryRecord | None:
     if case.manifest is None:
         return None
-    return CanaryRecord(case.manifest.kind, wanted.heads.size, wanted.tails.size, case.manifest.commitment, opened=True)
+    return CanaryRecord(
+        case.manifest.kind,
+        wanted.heads.size,
+        wanted.tails.size,
+        case.manifest.commitment,
+        opened=case.spec.canaries.manifest is not None,
+    )
 
 
 def _mean_seconds(store: Store, keys: Sequence[str]) -> float | None:

@@ -36,6 +36,7 @@ from unlearnkit.result import Accuracy, Control, Flag, Interval, Outcome, Quanti
 BATTERY = "0"
 ATTACKS = (Threshold(),)  # the first carries the verdict
 
+UNLIKE = 0.05  # accuracy on retained examples below that of every oracle by which an original looks like a stranger
 ENOUGH_CANARIES = 500  # per arm: from here on the coins alone may carry a PASS (audits.md 12)
 
 
@@ -63,8 +64,8 @@ class _Finding:
     rank: RankResult | None = None
 
 
-def _examine(evidence: Evidence, target: str, plan: Plan) -> list[list[_Finding]]:
-    """Every family of tests on one model, in the order of `rank_tests` and `coin_design`."""
+def _examine(evidence: Evidence, target: str, plan: Plan, mdes: Sequence[float | None]) -> list[list[_Finding]]:
+    """Every family of tests on one model, in the order of `rank_tests` and `coin_design`; `mdes` of the rank tests."""
     families: list[list[_Finding]] = []
     tests = rank_tests(evidence, plan)
     if tests:
@@ -75,7 +76,6 @@ def _examine(evidence: Evidence, target: str, plan: Plan) -> list[list[_Finding]
             confidence=plan.confidence,
             power=plan.power,
         )
-        mdes = [smallest_leak(test, evidence, plan) for test in tests]
         families.append(
             [
                 _Finding(r.shift, mde, r.p, r.p_adjusted, r.p_tolerance, rank=r)
@@ -88,7 +88,9 @@ def _examine(evidence: Evidence, target: str, plan: Plan) -> list[list[_Finding]
             design.scores(evidence, target, plan),
             design.heads(evidence),
             tolerance=plan.tolerances.auc,
+            strata=None if design.exact else evidence.label[design.rows(evidence)],
             confidence=plan.confidence,
+            power=plan.power,
             seed=plan.seed,
         )
         interval = result.auc
@@ -159,8 +161,9 @@ def judge(evidence: Evidence, plan: Plan) -> Judgement:
     tests = rank_tests(evidence, plan)
     design = coin_design(evidence)
     tolerances = ([[test.tolerance for test in tests]] if tests else []) + ([[plan.tolerances.auc]] if design else [])
+    mdes = [smallest_leak(test, evidence, plan) for test in tests]
     judged = {
-        target: _states(_examine(evidence, target, plan), tolerances, plan)
+        target: _states(_examine(evidence, target, plan, mdes), tolerances, plan)
         for target in ("audited", "original", "held_out")
         if target in evidence.margins
     }
@@ -293,6 +296,18 @@ def _flags(evidence: Evidence, plan: Plan, design: CoinDesign | None, *, trace: 
                 "all tests are counted; a method that forgot nothing could go unnoticed.",
             )
         )
+    if evidence.oracles and "original/retain" in evidence.correct:
+        n = evidence.sizes["retain"]
+        own, others = evidence.correct["original/retain"][0] / n, evidence.correct["oracles/retain"] / n
+        if own < others.min() - UNLIKE:
+            flags.append(
+                Flag(
+                    "original unlike the oracles",
+                    f"The original answers {own * 100:.1f}\u00a0% of the retained examples, the retrained models "
+                    f"{others.mean() * 100:.1f}\u00a0%: it was not made by this recipe, or expects other inputs "
+                    "(normalization). Distances from the retrained models then mean little.",
+                )
+            )
     if not evidence.oracles:
         flags.append(Flag("no oracles", "No model was retrained without the data; this tier can FAIL but seldom PASS."))
     if design is not None and not design.exact:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import secrets
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ class Manifest:
     ids: tuple[str, ...]
     labels: tuple[int, ...]  # the label a canary carries in training, and in the audit
     heads: tuple[bool, ...]
-    salt: str  # keeps the commitment from being guessed
+    salt: str  # keeps the commitment from being guessed, unless the coins were drawn from a known seed
 
     @property
     def commitment(self) -> str:
@@ -78,8 +79,11 @@ class Planted:
     tails: NDArray[np.int64]  # rows never to be used
 
 
-def draw(train: Examples, *, count: int, classes: int, seed: int) -> Manifest:
+def draw(train: Examples, *, count: int, classes: int, seed: int | None) -> Manifest:
     """Draw `count` mislabeled candidates and toss their coins: exactly half are heads.
+
+    seed None: the coins come from the system's source of secrets, and nobody can toss them again. A seed repeats them,
+    for whoever knows it.
 
     The wrong label is uniform over the other classes. Mislabeled canaries leave the plainest trace among natural
     images (audits.md 5).
@@ -93,7 +97,7 @@ def draw(train: Examples, *, count: int, classes: int, seed: int) -> Manifest:
         raise UsageError(
             f"canaries.count: at most half of the {len(train)} training examples can be candidates, got {count}"
         )
-    rng = np.random.default_rng([seed, 0xC01])
+    rng = np.random.default_rng(secrets.randbits(128) if seed is None else [seed, 0xC01])
     rows = rng.permutation(len(train))[:count]
     true = train.labels().numpy()[rows]
     labels = (true + rng.integers(1, classes, size=count)) % classes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -62,21 +63,26 @@ class Demand:
         return "examples" if self.deletion.forget_class is None else "class"
 
 
-def prepare(spec: Spec) -> Case:
-    """Load the data and plant the canaries."""
+def prepare(spec: Spec, *, sealed: Path | None = None) -> Case:
+    """Load the data and plant the canaries.
+
+    sealed: where the manifest of canaries that are drawn here is kept. It is written before anything is trained, and
+    read when it is there already, so that an interrupted run goes on with the same coins.
+    """
     device_of(spec.audit.device)
     data = spec.data
     source = data.source
     for prefix in ("npz:", "folder:"):
         if source.startswith(prefix):
             source = prefix + str(spec.path(source.removeprefix(prefix)))
-    dataset = load(
+    loaded = load(
         source,
         seed=data.seed,
         root=None if data.root is None else spec.path(data.root),
         download=data.download,
         test_fraction=data.test_fraction,
     )
+    dataset = dataclasses.replace(loaded, source=data.source)  # as the user wrote it, wherever the command ran
     architecture = Architecture(spec.model.architecture, dataset.num_classes, dataset.shape)
     recipe = Recipe(architecture, **dataclasses.asdict(spec.recipe))
     build(architecture, seed=0)  # an unknown name or a wrong shape shows before anything is trained
@@ -89,15 +95,30 @@ def prepare(spec: Spec) -> Case:
                 "canaries.count: canaries are planted when the original is trained, but model.weights names a model "
                 "that is trained already; give canaries.manifest, or leave model.weights out"
             )
-        manifest = canaries.draw(
-            dataset.train, count=spec.canaries.count, classes=dataset.num_classes, seed=spec.canaries.seed
-        )
+        manifest = _sealed(spec, dataset, sealed)
     train, heads, tails = dataset.train, np.array([], dtype=np.int64), np.array([], dtype=np.int64)
     if manifest is not None:
         planted = canaries.plant(train, manifest)
         train, heads, tails = planted.train, planted.heads, planted.tails
     trained = np.setdiff1d(np.arange(len(train)), tails)
     return Case(spec, dataset, recipe, train, trained, heads, tails, manifest)
+
+
+def _sealed(spec: Spec, dataset: Dataset, sealed: Path | None) -> canaries.Manifest:
+    """The canaries of this run: repeated from the spec's seed, read from where they lie sealed, or drawn and sealed."""
+    count, seed = spec.canaries.count, spec.canaries.seed
+    if seed is None and sealed is not None and sealed.exists():
+        manifest = canaries.Manifest.load(sealed)
+        if len(manifest.ids) != count:
+            raise UsageError(
+                f"{sealed}: seals {len(manifest.ids)} canaries, but canaries.count asks for {count}; "
+                "name another folder with --out"
+            )
+        return manifest
+    manifest = canaries.draw(dataset.train, count=count, classes=dataset.num_classes, seed=seed)
+    if sealed is not None:
+        manifest.save(sealed)
+    return manifest
 
 
 def demand(case: Case) -> Demand:
@@ -131,10 +152,24 @@ def demand(case: Case) -> Demand:
     if not retain.size:
         raise UsageError(f"deletion {deletion.id!r}: nothing would be left to train on; keep some examples")
     test_labels = case.dataset.test.labels().numpy()
-    twins = np.flatnonzero(np.isin(test_labels, np.unique(labels[requested])))
+    twins = _matched(labels[requested], test_labels)
     if not twins.size:
         raise UsageError(
             f"deletion {deletion.id!r}: the test set holds no example of the classes to be forgotten; "
             "held-out examples of them are needed as a comparison"
         )
     return Demand(deletion, forget, retain, requested, heads, tails, case.dataset.test.take(twins))
+
+
+def _matched(wanted: NDArray[np.int64], held_out: NDArray[np.int64]) -> NDArray[np.int64]:
+    """As many held-out rows as there are with the class shares of the requested examples, at least one a class.
+
+    A class that is easier than another would otherwise look like a leak where it is requested more often.
+    """
+    classes, counts = np.unique(wanted, return_counts=True)
+    rows = {int(c): np.flatnonzero(held_out == c) for c in classes}
+    present = [(rows[int(c)], int(n)) for c, n in zip(classes, counts, strict=True) if rows[int(c)].size]
+    if not present:
+        return np.array([], dtype=np.int64)
+    times = min(found.size / n for found, n in present)
+    return np.sort(np.concatenate([found[: max(1, int(times * n))] for found, n in present]))

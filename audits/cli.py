@@ -22,6 +22,7 @@ import unlearnkit
 from unlearnkit.result import EXIT_CODES, AuditResult, UsageError
 
 if TYPE_CHECKING:
+    from unlearnkit.audits.case import Case
     from unlearnkit.audits.spec import Spec
     from unlearnkit.fleet import Job
 
@@ -52,6 +53,7 @@ DeviceOption = Annotated[
 ]
 
 VERDICT_STYLE = {"PASS": "bold green", "FAIL": "bold red", "INCONCLUSIVE": "bold yellow", "INVALID": "bold magenta"}
+BUG = 70  # neither a verdict nor wrong use: a fault of this program
 INTERRUPTED = 130  # what shells give a command that Ctrl-C ended
 
 
@@ -130,15 +132,15 @@ def train(
     spec = _spec(spec_path, None, device)
     if spec.model.weights is not None:
         raise UsageError("train: model.weights names a trained model; leave it out to train one")
-    case = prepare(spec)
+    case = prepare(spec, sealed=out / "canaries.json")
     if case.manifest is not None:
-        case.manifest.save(out / "canaries.json")
         console.print(f"canaries: {len(case.heads)} planted, {len(case.tails)} held out, sealed in {out}/canaries.json")
-        console.print(f"  publish this commitment before you train: {case.manifest.commitment}", highlight=False)
+        console.print(f"  commitment to publish before anybody audits: {case.manifest.commitment}", highlight=False)
     keep = Store(store or out / "store")
     with _progress("training") as start:
         key = make_original(case, keep, fresh=fresh, on_done=start(1))
-    save_model(out / "model.safetensors", read_model(keep, key, case.recipe), case.recipe.architecture)
+    model = read_model(keep, key, case.recipe)
+    save_model(out / "model.safetensors", model, case.recipe.architecture, **_planted(case))
     console.print(f"model: {out}/model.safetensors")
 
 
@@ -157,7 +159,7 @@ def unlearn(
     from unlearnkit.models import save_model
     from unlearnkit.store import Store
 
-    case = prepare(_spec(spec_path, None, device))
+    case = prepare(_spec(spec_path, None, device), sealed=out / "canaries.json")
     wanted = demand(case)
     method = method_of(case)
     if method is None:
@@ -174,10 +176,12 @@ def unlearn(
         case.recipe.architecture,
         method=method.name,
         deletion=wanted.deletion.id,
+        **_planted(case),
     )
     seconds = keep.record(key).get("seconds")
+    took = "" if seconds is None else f" in {seconds:.1f} s"
     console.print(
-        f"{method.name} forgot {wanted.forget.size:,} of {case.trained.size:,} examples in {seconds:.1f} s and saw "
+        f"{method.name} forgot {wanted.forget.size:,} of {case.trained.size:,} examples{took} and saw "
         f"{', '.join(method.needs.names())}; model: {out}/unlearned.safetensors",
         highlight=False,
     )
@@ -194,10 +198,12 @@ def audit(
 ) -> None:
     """Train, unlearn, retrain, attack, judge; writes audit.json, its evidence and report.pdf. Exit code by verdict."""
     from unlearnkit.audits.audit import audit as run_audit
+    from unlearnkit.audits.case import prepare
     from unlearnkit.store import Store
 
     spec = _spec(spec_path, tier, device)
     _check_writable(out)
+    case = prepare(spec, sealed=out / "canaries.json")
     with _progress("audit") as start:
         result, sidecar = run_audit(
             spec,
@@ -205,9 +211,15 @@ def audit(
             command=_command(),
             fresh=fresh,
             on_done=start(_models_needed(spec)),
+            case=case,
         )
     _finish(out, result, sidecar)
     raise typer.Exit(EXIT_CODES[result.verdict.word])
+
+
+def _planted(case: Case) -> dict[str, str]:
+    """Metadata by which a model's file is known to hold canaries."""
+    return {} if case.manifest is None else {"canaries": case.manifest.commitment}
 
 
 def _models_needed(spec: Spec) -> int:
@@ -302,13 +314,7 @@ def methods() -> None:
     """What methods there are, what each must see, and its hyperparameters."""
     from unlearnkit.methods import METHODS
 
-    table = Table()
-    for column in ("method", "what it does", "must see", "hyperparameters"):
-        table.add_column(column)
-    for name, method in METHODS.items():
-        fields = ", ".join(f"{f.name}={f.default}" for f in dataclasses.fields(method))
-        table.add_row(name, _first_line(method), _needs(method.needs.names()), fields or "none")
-    console.print(table)
+    _list("method", "must see", {method: _needs(method.needs.names()) for method in METHODS.values()})
 
 
 @app.command(epilog=_example("unlearnkit attacks"))
@@ -316,12 +322,17 @@ def attacks() -> None:
     """What attacks there are, and how many reference models each needs."""
     from unlearnkit.attacks import ATTACKS
 
+    _list("attack", "references", {attack: str(attack.min_references) for attack in ATTACKS.values()})
+
+
+def _list(kind: str, third: str, things: dict[type, str]) -> None:
+    """A table of dataclasses: name, first line of the file, what `third` says, fields with their defaults."""
     table = Table()
-    for column in ("attack", "what it does", "references", "parameters"):
+    for column in (kind, "what it does", third, "parameters"):
         table.add_column(column)
-    for name, attack in ATTACKS.items():
-        fields = ", ".join(f"{f.name}={f.default}" for f in dataclasses.fields(attack))
-        table.add_row(name, _first_line(attack), str(attack.min_references), fields or "none")
+    for thing, said in things.items():
+        fields = ", ".join(f"{f.name}={f.default}" for f in dataclasses.fields(thing))
+        table.add_row(thing.__name__, _first_line(thing), said, fields or "none")
     console.print(table)
 
 
@@ -384,14 +395,16 @@ def main() -> None:
         code = INTERRUPTED
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        remedy = "free some space, then run again" if full else "name another folder with --out"
+        remedy = "free some space, then run again" if full else "check the path, or name another folder with --out"
         where = f"{error.filename}: " if error.filename else ""
         code = _refuse(f"{where}{(error.strerror or str(error)).lower()}; {remedy}; finished models are kept")
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - the last resort: shown in full, under a code of its own
         # Click's own errors (unknown option, missing argument) carry their sentence; all else is our bug: show it.
-        if not hasattr(error, "format_message"):
-            raise
-        code = _refuse(error.format_message())
+        if hasattr(error, "format_message"):
+            code = _refuse(error.format_message())
+        else:
+            traceback.print_exc()
+            code = BUG
     if code == INTERRUPTED:  # by Typer too, which turns Ctrl-C into this code
         _refuse("interrupted; finished models are kept, run the same command again to go on")
     sys.exit(code or 0)

@@ -31,7 +31,7 @@ class CoinResult:
 
     `auc`: heads against tails with DeLong limits. `p`: exact two-sided permutation p-value of "the scores know nothing
     of the coins". `p_tolerance`: p-value of "|AUC - 0.5| is at most the tolerance". `mde`: smallest |AUC - 0.5| found
-    with 80 % power; above 0.5 nothing can be found. `guesses`, `correct`: every canary is guessed heads or tails.
+    with the given power; above 0.5 nothing can be found. `guesses`, `correct`: every canary is guessed heads or tails.
     `p_guesses`: exact one-sided tail of `correct` (too many right guesses; heads scored lower is for `p` to see).
     `epsilon_set`: lower confidence limit in nats for the joint deletion of all heads, not for one record.
     """
@@ -56,6 +56,7 @@ def coin_test(
     strata: NDArray[Any] | None = None,
     permutations: int = 9999,
     confidence: float = 0.95,
+    power: float = 0.8,
     delta: float = 0.0,
     seed: int,
 ) -> CoinResult:
@@ -108,7 +109,7 @@ def coin_test(
         auc=auc_interval(members, nonmembers, confidence=confidence),
         p=_permutation_p(scores, heads, groups, permutations=permutations, rng=np.random.default_rng(seed)),
         p_tolerance=_tolerance_p(members, nonmembers, tolerance=tolerance),
-        mde=auc_mde(head_count, tail_count, significance=significance),
+        mde=auc_mde(head_count, tail_count, significance=significance, power=power),
         heads=head_count,
         tails=tail_count,
         guesses=scores.size,

@@ -16,7 +16,7 @@ from unlearnkit.audits.rank import oracle_rank
 from unlearnkit.audits.roc import auc, auc_mde
 from unlearnkit.result import Control
 
-SHUFFLES = 400
+SHUFFLES = 200
 SLACK = 0.001  # a control may fail by chance once in a thousand audits
 
 
@@ -52,7 +52,11 @@ def run_controls(
 
 
 def _held_out_accepted(failed: Sequence[str]) -> Control:
-    """A retrained model that is no reference must not be called a failure."""
+    """A retrained model that is no reference must not be called a failure.
+
+    By chance it is in at most `significance` of audits for each family of tests, and that often only where the
+    tolerance is far below the differences between retrained models; elsewhere next to never.
+    """
     if failed:
         return Control(
             "held-out oracle accepted",
@@ -122,7 +126,7 @@ def _planted_found(evidence: Evidence, plan: Plan, tests: Sequence[RankTest]) ->
                 values = np.concatenate([[value], np.delete(base, j)])[:, None]
                 rank = oracle_rank(values, tolerances=np.array([test.tolerance]), confidence=plan.confidence)[0]
                 found += rank.p <= plan.significance
-        needed = int(stats.binom.ppf(SLACK, trials, plan.power)) if trials else len(pool)
+        needed = int(stats.binom.ppf(SLACK, trials or len(pool), plan.power))
         passed &= found >= needed
         sentences.append(f"{test.name} {found} of {trials or len(pool)} (at least {needed})")
     found_in = "A leak of the tolerance's size (or the MDE, if larger), planted in retrained models, was found: "

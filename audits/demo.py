@@ -19,7 +19,7 @@ from unlearnkit.store import Store
 BASE: dict[str, Any] = {
     "data": {"source": "digits"},
     "model": {"architecture": "small-cnn"},
-    "canaries": {"count": 200},
+    "canaries": {"count": 200, "seed": 0},
     "audit": {"tier": "minutes", "oracles": 19, "tolerances": {"auc": 0.15}},
     "report": {"organization": "Example Health AG · Model governance"},
 }

@@ -40,6 +40,21 @@ class Evidence:
     sizes: Mapping[str, int]  # split -> number of examples
     curves: Mapping[str, FloatArray]  # what the figures draw
 
+    def __post_init__(self) -> None:
+        points = self.group.shape
+        missing = [f"margins/{model}" for model in ("original", "audited") if model not in self.margins]
+        if "oracles" in self.margins and "held_out" not in self.margins:
+            missing.append("margins/held_out")
+        if missing:
+            raise UsageError(f"evidence: {missing[0]} is missing; an audit needs it")
+        for name, array in (*self.margins.items(), *self.scores.items()):
+            rows = 2 if name.rpartition("/")[2] == "oracles" else 1
+            if array.ndim != rows or array.shape[-1:] != points or not np.isfinite(array).all():
+                raise UsageError(f"evidence: {name} must be finite with {points[0]} points, got shape {array.shape}")
+        unscored = {f"{name.partition('/')[0]}/{model}" for name in self.scores for model in self.margins}
+        if absent := sorted(unscored - set(self.scores)):
+            raise UsageError(f"evidence: scores/{absent[0]} is missing; every model must be attacked")
+
     def rows(self, group: Group) -> NDArray[np.int64]:
         """Positions of a group's points."""
         return np.flatnonzero(self.group == group)

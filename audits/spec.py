@@ -63,7 +63,7 @@ class CanarySpec:
     """[canaries]: planted when the original is trained; half of them, by coin, are trained on and later deleted."""
 
     count: int = 0  # candidates, both sides together; 0: none
-    seed: int = 0
+    seed: int | None = None  # left out: secret coins, sealed in OUT/canaries.json; given: coins that can be repeated
     manifest: str | None = None  # opens the canaries of a model that was trained before
 
     def __post_init__(self) -> None:
@@ -221,8 +221,8 @@ def _section(kind: type[T], values: Mapping[str, Any], where: str) -> T:
     return kind(**read)
 
 
-def _check_seed(section: str, seed: int) -> None:
-    if seed < 0:
+def _check_seed(section: str, seed: int | None) -> None:
+    if seed is not None and seed < 0:
         raise UsageError(f"{section}.seed: must be at least 0, got {seed}")
 
 

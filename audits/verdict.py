@@ -18,11 +18,14 @@ def state_of(
 ) -> State:
     """The state of one test.
 
-    FAIL: the leak is above tolerance beyond doubt (corrected for the number of tests). PASS and LEAK_BELOW_TOLERANCE:
-    the whole interval lies within tolerance; every required test must, so no correction is due (intersection-union).
-    PASS also needs the power to have seen a leak of the tolerance's size. Two-sided: over-forgetting counts as much.
+    FAIL: the whole interval lies beyond tolerance, and so does the leak when corrected for the number of tests. PASS
+    and LEAK_BELOW_TOLERANCE: the whole interval lies within tolerance; every required test must, so no correction is
+    due (intersection-union). PASS also needs the power to have seen a leak of the tolerance's size. Two-sided:
+    over-forgetting counts as much.
     """
-    if p_tolerance_adjusted <= significance:
+    above = leak.low is not None and leak.low > tolerance
+    below = leak.high is not None and leak.high < -tolerance
+    if p_tolerance_adjusted <= significance and (above or below):
         return "FAIL"
     within = leak.low is not None and leak.high is not None and -tolerance <= leak.low and leak.high <= tolerance
     if within and p_adjusted <= significance:

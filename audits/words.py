@@ -13,15 +13,19 @@ if TYPE_CHECKING:
     from unlearnkit.audits.designs import Plan
 
 
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
 def number(value: float) -> str:
-    """Three significant digits, a true minus sign, no exponent for everyday sizes."""
+    """Three significant digits, a true minus sign, powers of ten for what is no everyday size."""
     if value == 0:
         return "0"
     size = abs(value)
-    if size >= 1000 or size < 0.0005:
-        text = f"{size:.2g}"
+    if 0.0005 <= size < 1_000_000:
+        text = f"{size:,.{3 if size < 1 else 2 if size < 10 else 1 if size < 100 else 0}f}"
     else:
-        text = f"{size:.{3 if size < 1 else 2 if size < 10 else 1 if size < 100 else 0}f}"
+        text, _, exponent = f"{size:.2g}".partition("e")
+        text += f"\u00a0×\u00a010{str(int(exponent)).translate(_RAISED)}" if exponent else ""
     return f"−{text}" if value < 0 else text
 
 
@@ -62,9 +66,9 @@ def _finding(test: Outcome, oracles: int) -> str:
             f"{number(0.5 + test.tolerance)})."
         )
     size = number(abs(test.leak.value)) + (" σ" if test.unit == "σ" else "")
-    where = "above" if test.leak.value > 0 else "below"
+    where = f"{size} {'above' if test.leak.value > 0 else 'below'}" if test.leak.value else "exactly at"
     limits = f"{span(test.leak)}; tolerance ±{number(test.tolerance)}"
-    return f"{subject} {size} {where} that of {oracles} retrained models ({limits})."
+    return f"{subject} {where} that of {oracles} retrained models ({limits})."
 
 
 def _meaning(test: Outcome, oracles: int, fewest: int, plan: Plan) -> str:

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from sample_result import sample
+from scipy import stats
 
+from unlearnkit.audits.audit import _curves
+from unlearnkit.audits.battery import BATTERY, judge
 from unlearnkit.audits.designs import Plan, Tolerances
 from unlearnkit.audits.evidence import Evidence, Group
+from unlearnkit.result import AuditResult, OracleRecord
+from unlearnkit.result import Evidence as Record
 
 Array = NDArray[np.float64]
 ATTACK = "Threshold"
@@ -90,6 +97,34 @@ def class_evidence(seed: int = 0, *, known: float = 0.0, trace: float = 9.0, **c
 
 def within_binomial(count: int, runs: int, share: float) -> bool:
     """Whether `count` of `runs` is not above what chance gives once in a thousand at the stated share."""
-    from scipy import stats
-
     return count <= int(stats.binom.isf(0.001, runs, share))
+
+
+def result_of(made: Evidence, fixed: Plan) -> tuple[AuditResult, bytes]:
+    """The result file that an audit with this evidence would have written, and its sidecar."""
+    made = dataclasses.replace(made, curves=_curves(made))
+    sidecar, judged = made.to_bytes(), judge(made, fixed)
+    heads, tails = made.rows(Group.HEADS).size, made.rows(Group.TAILS).size
+    base = sample("fail").result
+    assert base.canaries is not None
+    result = dataclasses.replace(
+        base,
+        battery=BATTERY,
+        tier=fixed.tier,
+        significance=fixed.significance,
+        power=fixed.power,
+        seed=fixed.seed,
+        request=dataclasses.replace(
+            base.request, kind=fixed.kind, forget=made.rows(Group.REQUESTED).size + heads, canaries=heads
+        ),
+        oracles=OracleRecord(made.oracles, tuple(range(made.oracles)), 1.5, made.oracles) if made.oracles else None,
+        canaries=dataclasses.replace(base.canaries, heads=heads, tails=tails) if heads else None,
+        tolerances=dataclasses.asdict(fixed.tolerances),
+        accuracy=judged.accuracy,
+        tests=judged.tests,
+        controls=judged.controls,
+        flags=judged.flags,
+        verdict=judged.verdict,
+        evidence=Record("evidence.safetensors", hashlib.sha256(sidecar).hexdigest()),
+    )
+    return result, sidecar

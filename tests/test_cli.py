@@ -26,6 +26,7 @@ architecture = "mlp"
 epochs = 2
 [canaries]
 count = 60
+seed = 0
 [deletion]
 id = "DR-1"
 forget_fraction = 0.1
@@ -235,7 +236,7 @@ def test_train_unlearn_and_audit_what_somebody_else_unlearned(capsys, monkeypatc
     Path("given.toml").write_text(
         TINY.format(method="FineTune")
         .replace('[method]\nname = "FineTune"\n', "")
-        .replace("count = 60", 'manifest = "m/canaries.json"')
+        .replace("count = 60\nseed = 0", 'manifest = "m/canaries.json"')
         .replace('architecture = "mlp"', 'architecture = "mlp"\nweights = "m/model.safetensors"')
         .replace("oracles = 19", 'oracles = 19\nunlearned = "u/unlearned.safetensors"\ntier = "seconds"')
     )
@@ -245,7 +246,38 @@ def test_train_unlearn_and_audit_what_somebody_else_unlearned(capsys, monkeypatc
     assert result["method"]["saw"] is None
     assert result["oracles"] is None
     assert result["canaries"]["commitment"] == manifest["commitment"]
+    assert result["canaries"]["opened"] is True
+    Path("bare.toml").write_text(Path("given.toml").read_text().replace('manifest = "m/canaries.json"', ""))
+    code, _, err = run(capsys, monkeypatch, "audit", "bare.toml", "--out", "b")
+    assert (code, "this model was trained with canaries" in err) == (2, True)
     assert result["model"]["original_sha256"] != result["model"]["audited_sha256"]
+
+
+def test_secret_coins_are_sealed_before_training_and_kept(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    spec = TINY.format(method="none").replace("count = 60\nseed = 0", "count = 60")
+    spec += 'tier = "seconds"\n'
+    Path("spec.toml").write_text(spec)
+    for out in ("one", "two", "one"):
+        assert run(capsys, monkeypatch, "audit", "spec.toml", "--out", out)[0] in (1, 3)
+    one, two = (json.loads(Path(out, "audit.json").read_text())["canaries"] for out in ("one", "two"))
+    assert one["commitment"] == json.loads(Path("one/canaries.json").read_text())["commitment"]
+    assert one["commitment"] != two["commitment"]
+    assert one["opened"] is False
+    assert len(kept(Path("one/store"))) == 1  # the second run found the same coins, and the model that has them
+    Path("spec.toml").write_text(spec.replace("count = 60", "count = 40"))
+    code, _, err = run(capsys, monkeypatch, "audit", "spec.toml", "--out", "one")
+    assert (code, "seals 60 canaries, but canaries.count asks for 40" in err) == (2, True)
+
+
+def test_a_fault_of_the_program_is_no_verdict(capsys, monkeypatch):
+    def broken(path: Path) -> None:
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr("unlearnkit.audits.verify.verify_file", broken)
+    code, _, err = run(capsys, monkeypatch, "verify", "x")
+    assert code == 70
+    assert "RuntimeError: broken" in err
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])

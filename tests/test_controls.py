@@ -96,7 +96,7 @@ def test_a_scorer_that_reads_the_labels_is_caught(cheat: type[CoinDesign], oracl
     control = only("shuffled labels at chance", run(made, design=design))
     assert not control.passed
     assert only("shuffled labels at chance", run(made, design=honest)).passed
-    assert "of 400 shuffles look significant (at most 35 are to be expected)." in control.sentence
+    assert "of 200 shuffles look significant (at most 21 are to be expected)." in control.sentence
 
 
 @pytest.mark.parametrize("made", [evidence(2), evidence(2, canaries=0), evidence(2, oracles=0, canaries=0)])

@@ -31,6 +31,7 @@ from unlearnkit.train import (
     forever,
     learning_rate,
     make_optimizer,
+    mixed_precision,
     shuffled,
     take_steps,
     train_mode,
@@ -468,3 +469,14 @@ def test_on_cuda_the_seed_decides_the_weights(blobs: MakeBlobs):
     made = [fit(recipe, blobs(128), seed=1, device="cuda") for _ in range(2)]
     assert weights(made[0]) == weights(made[1])
     assert all(value.device.type == "cpu" for value in made[0].state_dict().values())
+
+
+def test_mixed_precision_keeps_no_cast_of_weights_that_change():
+    """One autocast spans a whole training; a kept cast of the first weights would be all that the model ever sees."""
+    layer = nn.Linear(4, 4)
+    x = torch.ones(2, 4)
+    with mixed_precision("cpu"):
+        before = layer(x).detach()
+        with torch.no_grad():
+            layer.weight.add_(1.0)
+        assert not torch.equal(layer(x), before)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import importlib
 import inspect
@@ -27,7 +26,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unlearnkit.result import UsageError
+from unlearnkit.result import UsageError, nearest
 from unlearnkit.types import Examples, Splits
 
 __all__ = ["Dataset", "MapDataset", "examples_from", "load", "resolve", "split"]
@@ -148,17 +147,16 @@ def resolve(path: str) -> object:
         raise UsageError(f"import path: must read package.module:attribute, got {path!r}")
     module, _, attributes = path.partition(":")
     here = str(Path.cwd())
-    sys.path.insert(0, here)
+    if here not in sys.path:
+        sys.path.append(here)  # it stays: what is imported may import its neighbors later, when it is called
     importlib.invalidate_caches()  # the module may be seconds old
     try:
         found: object = importlib.import_module(module)
     except (ImportError, SyntaxError) as error:
         raise UsageError(f"{path}: {module} cannot be imported ({error}); run where it lies, or install it") from error
-    finally:
-        sys.path.remove(here)
     for name in attributes.split("."):
         if not hasattr(found, name):
-            hint = _nearest(name, [public for public in dir(found) if not public.startswith("_")])
+            hint = nearest(name, [public for public in dir(found) if not public.startswith("_")])
             raise UsageError(f"{path}: {module} was imported, but has no attribute {attributes!r}{hint}")
         found = getattr(found, name)
     return found
@@ -420,7 +418,7 @@ def _torchvision(source: str, name: str, root: Path, download: bool) -> Dataset:
     from torchvision import datasets
 
     if name not in datasets.__all__:
-        raise UsageError(f"{source}: torchvision.datasets has no {name!r}{_nearest(name, list(datasets.__all__))}")
+        raise UsageError(f"{source}: torchvision.datasets has no {name!r}{nearest(name, list(datasets.__all__))}")
     make = getattr(datasets, name)
     accepted = inspect.signature(make).parameters
     sides: dict[str, tuple[Any, Any]] = {"train": (True, False), "split": ("train", "test")}
@@ -440,7 +438,7 @@ def _torchvision(source: str, name: str, root: Path, download: bool) -> Dataset:
 
 
 def _from_callable(source: str) -> Dataset:
-    hint = _nearest(source.partition(":")[0], list(_FORMS))
+    hint = nearest(source.partition(":")[0], list(_FORMS))
     if not _IMPORT_PATH.fullmatch(source):
         raise UsageError(f"data: source must be {', '.join(_FORMS.values())} or module:function, got {source!r}{hint}")
     try:
@@ -531,10 +529,3 @@ def _iterated(dataset: MapDataset, prefix: str) -> Examples:
             )
         x[row], y[row] = image, label
     return Examples(x, y, _ids(prefix, len(dataset)))
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    """A half sentence that names the known word nearest to a mistyped one, or nothing."""
-    lower = {word.lower(): word for word in known}
-    near = difflib.get_close_matches(name.lower(), lower, n=1)
-    return f"; did you mean {lower[near[0]]!r}?" if near else ""

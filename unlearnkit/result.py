@@ -26,9 +26,10 @@ class UsageError(ValueError):
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """`; did you mean 'x'?` for the nearest known word, or nothing when none is near."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    """`; did you mean 'x'?` for the nearest known word, whatever its case, or nothing when none is near."""
+    lower = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(word.lower(), lower, n=1, cutoff=0.5)
+    return f"; did you mean {lower[close[0]]!r}?" if close else ""
 
 
 @dataclass(frozen=True)
@@ -58,9 +59,10 @@ class Outcome:
     """What one test says about the audited model.
 
     leak: distance from what retraining would give, in `unit`; 0 = indistinguishable, negative = over-forgotten.
-    tolerance: the largest |leak| the controller accepts, fixed beforehand. mde: the smallest |leak| that this test
-    finds with power 0.8. p: no leak at all; p_tolerance: the leak is within tolerance; `*_adjusted`: corrected for
-    the number of tests. original: the same leak measured on the untouched original, the trace there was to remove.
+    tolerance: the largest |leak| the controller accepts, fixed beforehand. mde: the smallest |leak| that this test by
+    itself (by p, uncorrected) finds with power 0.8. p: no leak at all; p_tolerance: the leak is within tolerance;
+    `*_adjusted`: corrected for the number of tests. original: the same leak measured on the untouched original, the
+    trace there was to remove.
     """
 
     name: str
@@ -182,13 +184,13 @@ class OracleRecord:
 
 @dataclass(frozen=True)
 class CanaryRecord:
-    """The coin canaries: how many, of which kind, and the commitment that was published before training."""
+    """The coin canaries: how many, of which kind, and the commitment to their coins."""
 
     kind: str
     heads: int
     tails: int
     commitment: str
-    opened: bool  # the manifest matched the commitment
+    opened: bool  # sealed in a manifest before this audit and opened by it; False: drawn in this run, before training
 
 
 @dataclass(frozen=True)

@@ -182,6 +182,11 @@ def device_of(name: str) -> torch.device:
     return device
 
 
+def mixed_precision(kind: str) -> torch.autocast:
+    """bf16 autocast for a whole training. It must not keep its casts of the weights, which the steps change."""
+    return torch.autocast(kind, torch.bfloat16, cache_enabled=False)
+
+
 @contextmanager
 def deterministic(device: torch.device) -> Iterator[None]:
     """On CUDA: bf16 autocast and deterministic convolutions. On the CPU: one thread, since sums depend on the split."""
@@ -190,8 +195,9 @@ def deterministic(device: torch.device) -> Iterator[None]:
             enabled=torch.backends.cudnn.enabled,  # left out, it would switch cuDNN off
             deterministic=True,
             benchmark=False,
+            allow_tf32=False,
         )
-        with torch.autocast("cuda", torch.bfloat16), convolutions:
+        with mixed_precision("cuda"), convolutions:
             yield
         return
     threads = torch.get_num_threads()

@@ -1,0 +1,318 @@
+"""verify: a fresh report is accepted; whatever is changed in it is refused, and the place is named."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from audit_samples import class_evidence, evidence, plan, result_of
+from safetensors.numpy import load, save
+
+from unlearnkit.audits import controls
+from unlearnkit.audits.audit import save_audit
+from unlearnkit.audits.designs import Tolerances
+from unlearnkit.audits.verify import verify_file
+from unlearnkit.reports.pdf import render
+from unlearnkit.result import AuditResult, UsageError
+
+Body = dict[str, Any]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _few_shuffles() -> Iterator[None]:
+    """What the shuffles are for is tested with the controls."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(controls, "SHUFFLES", 40)
+        yield
+
+
+@functools.cache
+def written(kind: str = "examples") -> tuple[AuditResult, bytes]:
+    if kind == "class":
+        return result_of(class_evidence(1, oracles=19), plan(kind="class"))
+    if kind == "seconds":
+        return result_of(evidence(1, oracles=0), plan(tier="seconds"))
+    return result_of(
+        evidence(1, oracles=19, requested=40, twins=40, canaries=40, leak_canaries=2.0),
+        plan(tolerances=Tolerances(auc=0.15)),
+    )
+
+
+@functools.cache
+def pdf() -> bytes:
+    return render(*written())
+
+
+def saved(folder: Path, kind: str = "examples") -> Path:
+    return save_audit(folder, *written(kind))
+
+
+def reseal(body: Body) -> str:
+    """A digest that fits again, as a careful forger would write it."""
+    content = {name: value for name, value in body.items() if name != "digest"}
+    return json.dumps({**content, "digest": hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()})
+
+
+def forge(path: Path, change: Callable[[Body], None], *, fix_digest: bool = True) -> None:
+    body = json.loads(path.read_text())
+    change(body)
+    path.write_text(reseal(body) if fix_digest else json.dumps(body))
+
+
+def step(value: Any) -> Any:
+    """The same number with one digit changed."""
+    text = json.dumps(value)
+    spot = max(i for i, letter in enumerate(text.split("e")[0]) if letter in "0123456789")
+    spot = min(spot, text.find(".") + 3 if "." in text else spot)
+    return json.loads(text[:spot] + str((int(text[spot]) + 1) % 10) + text[spot + 1 :])
+
+
+@pytest.mark.parametrize("kind", ["examples", "class", "seconds"])
+def test_fresh_results_verify(tmp_path: Path, kind: str) -> None:
+    path = saved(tmp_path, kind)
+    checked = verify_file(path)
+    assert checked.passed
+    assert checked.result == written(kind)[0]
+    assert [check.name for check in checked.checks] == ["evidence", "verdict"]
+
+
+def test_a_fresh_report_verifies(tmp_path: Path) -> None:
+    path = tmp_path / "report.pdf"
+    path.write_bytes(pdf())
+    checked = verify_file(path)
+    assert checked.passed
+    assert [check.name for check in checked.checks] == ["evidence", "verdict", "pages"]
+    assert all(check.sentence for check in checked.checks)
+
+
+PLACES: list[tuple[str | int, ...]] = [
+    ("tests", 0, "p"),
+    ("tests", 2, "p_tolerance_adjusted"),
+    ("tests", 1, "leak", "high"),
+    ("tests", 2, "mde"),
+    ("tests", 0, "original", "low"),
+    ("tests", 0, "quantities", 0, "value"),
+    ("accuracy", 3, "rate", "low"),
+    ("seed",),
+    ("significance",),
+    ("tolerances", "auc"),
+    ("request", "forget"),
+    ("canaries", "heads"),
+    ("oracles", "count"),
+]
+
+
+@pytest.mark.parametrize("place", PLACES, ids=lambda place: ".".join(map(str, place)))
+def test_one_changed_digit_is_refused_with_and_without_a_fitting_digest(
+    tmp_path: Path, place: tuple[str | int, ...]
+) -> None:
+    path = saved(tmp_path)
+
+    def change(body: Body) -> None:
+        part: Any = body
+        for name in place[:-1]:
+            part = part[name]
+        old = part[place[-1]]
+        part[place[-1]] = step(old)
+        assert part[place[-1]] != old
+
+    forge(path, change, fix_digest=False)
+    with pytest.raises(UsageError, match="does not match its own digest; the file was changed after the audit"):
+        verify_file(path)
+    path = saved(tmp_path)
+    forge(path, change)
+    checked = verify_file(path)
+    assert not checked.passed
+    [bad] = [check for check in checked.checks if not check.passed]
+    assert re.search(r"^[a-z_.\[\]0-9]+ is .* in the file, the evidence gives ", bad.sentence)
+    if place[0] in ("tests", "request", "canaries", "oracles") and place[-1] != "tolerance":
+        assert bad.sentence.startswith(str(place[0]))
+        assert str(place[-1]) in bad.sentence.split(" is ")[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (
+            lambda body: body["verdict"].update(word="PASS"),
+            "verdict.word is 'PASS' in the file, the evidence gives 'FAIL'",
+        ),
+        (lambda body: body["verdict"].update(headline="All is well."), "verdict.headline is 'All is well.'"),
+        (lambda body: body["verdict"]["why"].pop(), "verdict.why is "),
+        (lambda body: body["tests"][0].update(state="PASS"), "tests[0].state is 'PASS'"),
+        (lambda body: body["tests"][0].update(sentence="Fine."), "tests[0].sentence is 'Fine.'"),
+        (lambda body: body["tests"].pop(), "tests is "),
+        (lambda body: body["tests"].reverse(), "tests[0]."),
+        (lambda body: body["controls"][0].update(passed=False), "controls[0].passed is False"),
+        (lambda body: body["controls"].pop(), "controls is "),
+        (lambda body: body["flags"].clear(), "flags is []"),
+        (lambda body: body.update(tier="seconds"), "tier is 'seconds' in the file, the evidence gives 'minutes'"),
+        (lambda body: body.update(oracles=None), "oracles.count is 0 in the file, the evidence gives 19"),
+        (lambda body: body.update(canaries=None), "canaries.heads is 0 in the file, the evidence gives 40"),
+        (lambda body: body["oracles"]["seeds"].pop(), "oracles.seeds is 18 in the file, the evidence gives 19"),
+    ],
+)
+def test_every_judged_word_is_computed_again(tmp_path: Path, change: Callable[[Body], Any], named: str) -> None:
+    path = saved(tmp_path)
+    forge(path, lambda body: (change(body), None)[1])
+    checked = verify_file(path)
+    assert not checked.passed
+    assert checked.checks[-1].sentence.startswith(named)
+
+
+def test_another_kind_of_request_is_another_verdict(tmp_path: Path) -> None:
+    path = saved(tmp_path)
+    forge(path, lambda body: body["request"].update(kind="class"))
+    assert not verify_file(path).passed
+
+
+@pytest.mark.parametrize("tolerances", [{}, {"auc": 0.15}, {"auc": 0.15, "margin": 1.0, "class_margin": 3.0, "x": 1.0}])
+def test_tolerances_that_are_not_those_of_the_battery(tmp_path: Path, tolerances: dict[str, float]) -> None:
+    path = saved(tmp_path)
+    forge(path, lambda body: body.update(tolerances=tolerances))
+    with pytest.raises(UsageError, match="tolerances must name auc, margin, class_margin, recognition, got "):
+        verify_file(path)
+
+
+def test_a_flipped_byte_in_the_sidecar(tmp_path: Path) -> None:
+    path = saved(tmp_path)
+    sidecar = tmp_path / "evidence.safetensors"
+    data = bytearray(sidecar.read_bytes())
+    data[len(data) // 2] ^= 1
+    sidecar.write_bytes(bytes(data))
+    checked = verify_file(path)
+    assert not checked.passed
+    [bad] = checked.checks
+    assert bad.name == "evidence"
+    assert re.fullmatch(r"sha256 is [0-9a-f]{12}…, the result names [0-9a-f]{12}…", bad.sentence)
+
+
+def test_forged_evidence_under_its_own_hash(tmp_path: Path) -> None:
+    """Evidence and hash and digest changed together: then the statements no longer follow."""
+    path = saved(tmp_path)
+    arrays = load((tmp_path / "evidence.safetensors").read_bytes())
+    arrays["margins/audited"] = arrays["margins/held_out"]
+    data = save(arrays)
+    (tmp_path / "evidence.safetensors").write_bytes(data)
+    forge(path, lambda body: body["evidence"].update(sha256=hashlib.sha256(data).hexdigest()))
+    checked = verify_file(path)
+    assert [check.passed for check in checked.checks] == [True, False]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda arrays: arrays.pop("points/group"),
+        lambda arrays: arrays.update({"margins/audited": np.full_like(arrays["margins/audited"], np.nan)}),
+    ],
+)
+def test_evidence_that_is_none(tmp_path: Path, damage: Callable[[Any], Any]) -> None:
+    path = saved(tmp_path)
+    arrays = load((tmp_path / "evidence.safetensors").read_bytes())
+    damage(arrays)
+    data = save(arrays)
+    (tmp_path / "evidence.safetensors").write_bytes(data)
+    forge(path, lambda body: body["evidence"].update(sha256=hashlib.sha256(data).hexdigest()))
+    with pytest.raises(UsageError):
+        verify_file(path)
+
+
+def test_missing_files(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no such file"):
+        verify_file(tmp_path / "audit.json")
+    with pytest.raises(UsageError, match="no such file"):
+        verify_file(tmp_path)
+    path = saved(tmp_path)
+    (tmp_path / "evidence.safetensors").unlink()
+    with pytest.raises(UsageError, match=r"its evidence 'evidence\.safetensors' does not lie beside it"):
+        verify_file(path)
+    (tmp_path / "evidence.safetensors").mkdir()
+    with pytest.raises(UsageError, match="does not lie beside it"):
+        verify_file(path)
+
+
+def test_evidence_is_never_read_from_elsewhere(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    path = saved(tmp_path / "in")
+    (tmp_path / "in" / "evidence.safetensors").rename(tmp_path / "x")
+    forge(path, lambda body: body["evidence"].update(file="../x"))
+    with pytest.raises(UsageError, match=r"must be a file beside the result, got '\.\./x'"):
+        verify_file(path)
+
+
+def test_another_battery_is_not_judged(tmp_path: Path) -> None:
+    path = saved(tmp_path)
+    forge(path, lambda body: body.update(battery="7"))
+    with pytest.raises(
+        UsageError,
+        match="made with battery 7, this version computes battery 0; verify it with the unlearnkit that wrote",
+    ):
+        verify_file(path)
+
+
+def test_a_report_whose_attached_result_was_changed_is_refused(tmp_path: Path) -> None:
+    """Digest, statements and evidence fit each other, the pages say something else."""
+    result, sidecar = written()
+    other = dataclasses.replace(result, organization="Somebody Else")
+    path = tmp_path / "report.pdf"
+    path.write_bytes(_with_attachment(pdf(), other.to_json().encode(), sidecar))
+    checked = verify_file(path)
+    assert [check.passed for check in checked.checks] == [True, True, False]
+    assert "they differ: the pages were changed" in checked.checks[-1].sentence
+    body = json.loads(result.to_json())
+    body["tests"][0]["p"] = step(body["tests"][0]["p"])
+    path.write_bytes(_with_attachment(pdf(), reseal(body).encode(), sidecar))
+    checked = verify_file(path)
+    assert checked.checks[-1].sentence.startswith("tests[0].p is ")
+    path.write_bytes(_with_attachment(pdf(), json.dumps(body).encode(), sidecar))
+    with pytest.raises(UsageError, match="does not match its own digest"):
+        verify_file(path)
+
+
+def test_altered_pages_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "report.pdf"
+    path.write_bytes(pdf() + b"% one more line\n")
+    checked = verify_file(path)
+    assert [check.passed for check in checked.checks] == [True, True, False]
+
+
+def test_a_report_with_other_evidence_attached_is_refused(tmp_path: Path) -> None:
+    result, sidecar = written()
+    path = tmp_path / "report.pdf"
+    path.write_bytes(_with_attachment(pdf(), result.to_json().encode(), sidecar[:-1] + b"x"))
+    checked = verify_file(path)
+    assert not checked.passed
+    assert [check.name for check in checked.checks] == ["evidence"]
+
+
+def test_a_pdf_without_evidence(tmp_path: Path) -> None:
+    from pypdf import PdfWriter
+
+    writer = PdfWriter()
+    writer.add_blank_page(100, 100)
+    with (tmp_path / "empty.pdf").open("wb") as file:
+        writer.write(file)
+    with pytest.raises(UsageError, match=r"empty\.pdf: a PDF without evidence"):
+        verify_file(tmp_path / "empty.pdf")
+
+
+def _with_attachment(document: bytes, audit: bytes, sidecar: bytes) -> bytes:
+    import io
+
+    from pypdf import PdfReader, PdfWriter
+
+    writer = PdfWriter()
+    writer.append_pages_from_reader(PdfReader(io.BytesIO(document)))
+    writer.add_attachment("audit.json", audit)
+    writer.add_attachment("evidence.safetensors", sidecar)
+    out = io.BytesIO()
+    writer.write(out)
+    return out.getvalue()
