@@ -14,6 +14,8 @@ $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(RUN)/python -m pip install --quiet --upgrade pip
 	$(RUN)/python -m pip install --quiet --editable '.[dev]'
+	@# Beside a folder of its own name Python would find that folder first; the path of the checkout settles it.
+	@$(RUN)/python -c "import pathlib, sysconfig; pathlib.Path(sysconfig.get_path('purelib'), 'unlearnkit-checkout.pth').write_text(str(pathlib.Path.cwd()))"
 	@touch $@
 
 demo: $(VENV)/.ready

@@ -41,7 +41,7 @@ from unlearnkit.result import (
     UsageError,
 )
 from unlearnkit.result import Evidence as EvidenceRecord
-from unlearnkit.store import Store, content_key, write_atomic
+from unlearnkit.store import Store, content_key, sha256_file, write_atomic
 from unlearnkit.types import Examples, Method, join
 
 MOST_POINTS = 5_000  # examples of a large set on which every oracle's accuracy is measured
@@ -338,14 +338,23 @@ def _request(case: Case, wanted: Demand) -> Request:
 
 
 def _model_record(case: Case, store: Store, models: Models) -> ModelRecord:
-    def digest(key: str) -> str:
+    def digest(key: str, given: str | None) -> str:
+        """Of the file that was handed in, as `sha256sum` gives it; else of the weights as `train` would save them."""
+        if given is not None:
+            return sha256_file(case.spec.path(given))
         return hashlib.sha256(pack(store.read(key), case.recipe.architecture)).hexdigest()
 
+    weights, unlearned = case.spec.model.weights, case.spec.audit.unlearned
+    audited = unlearned or (weights if models.audited == models.original else None)
     recipe = dataclasses.asdict(case.recipe)
     recipe.pop("architecture")
     parameters = sum(p.numel() for p in build(case.recipe.architecture, seed=0).parameters())
     return ModelRecord(
-        case.recipe.architecture.name, parameters, digest(models.original), digest(models.audited), recipe
+        case.recipe.architecture.name,
+        parameters,
+        digest(models.original, weights),
+        digest(models.audited, audited),
+        recipe,
     )
 
 
@@ -390,6 +399,6 @@ def _captions(evidence: Evidence) -> dict[str, str]:
     if design is not None and design.exact:
         pair = "Deleted canaries against never-used ones"
     return {
-        "roc": f"{pair}: one threshold on the margin. Above chance: members are recognized.",
+        "roc": f"{pair}: one threshold on the plain margin (the coin test standardizes it by the oracles).",
         "margins": "Margin φ of the requested examples, and of held-out twins under the audited model.",
     }

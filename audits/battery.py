@@ -173,7 +173,10 @@ def judge(evidence: Evidence, plan: Plan) -> Judgement:
     if design is not None:
         outcomes.append(_coin_outcome(design, judged["audited"][-1][0], judged["original"][-1][0], evidence, plan))
     severity = {"INVALID": 0, "FAIL": 1, "INCONCLUSIVE": 2, "LEAK_BELOW_TOLERANCE": 3, "PASS": 4}
-    outcomes.sort(key=lambda o: (severity[o.state], -abs(o.leak.value) / o.tolerance))
+    # Worst first; what no PASS hangs on stands last, unless it fails.
+    outcomes.sort(
+        key=lambda o: (not o.required and o.state != "FAIL", severity[o.state], -abs(o.leak.value) / o.tolerance)
+    )
 
     of_original = [j for family in judged["original"] for j in family]
     caught = any(j.p_adjusted <= plan.significance for j in of_original)
@@ -244,7 +247,7 @@ def _coin_outcome(design: CoinDesign, audited: _Judged, original: _Judged, evide
     outcome = Outcome(
         name=design.name,
         kind="coin",
-        unit="AUC",
+        unit="AUC − 0.5",
         group="canaries" if design.exact else "requested",
         tolerance=plan.tolerances.auc,
         required=True,

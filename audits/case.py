@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -70,6 +71,9 @@ def prepare(spec: Spec, *, sealed: Path | None = None) -> Case:
     read when it is there already, so that an interrupted run goes on with the same coins.
     """
     device_of(spec.audit.device)
+    folder = str(spec.folder.resolve())
+    if folder not in sys.path:
+        sys.path.insert(0, folder)  # module:function of a spec lies beside it, like every path in it
     data = spec.data
     source = data.source
     for prefix in ("npz:", "folder:"):
@@ -137,6 +141,12 @@ def demand(case: Case) -> Demand:
     deletion = Deletion(wanted.id, wanted.forget_class, ids, wanted.forget_fraction, wanted.seed)
     labels = case.train.labels().numpy()
     natural = np.setdiff1d(case.trained, case.heads)
+    unused = sorted(set(ids or ()) & set(case.train.ids[case.tails].tolist()))
+    if unused:
+        raise UsageError(
+            f"deletion.forget_ids: {unused[0]!r} is a canary that was never trained on ({len(unused)} such ids); "
+            "there is nothing of it to forget, leave it out of the list"
+        )
     if deletion.forget_class is not None:
         forget = case.trained[deletion.rows(case.train.ids[case.trained], labels[case.trained])]
         heads = np.intersect1d(forget, case.heads)

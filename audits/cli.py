@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -134,14 +135,17 @@ def train(
         raise UsageError("train: model.weights names a trained model; leave it out to train one")
     case = prepare(spec, sealed=out / "canaries.json")
     if case.manifest is not None:
-        console.print(f"canaries: {len(case.heads)} planted, {len(case.tails)} held out, sealed in {out}/canaries.json")
+        console.print(
+            f"canaries: {len(case.heads)} planted, {len(case.tails)} held out, sealed in {out}/canaries.json",
+            markup=False,
+        )
         console.print(f"  commitment to publish before anybody audits: {case.manifest.commitment}", highlight=False)
     keep = Store(store or out / "store")
     with _progress("training") as start:
         key = make_original(case, keep, fresh=fresh, on_done=start(1))
     model = read_model(keep, key, case.recipe)
     save_model(out / "model.safetensors", model, case.recipe.architecture, **_planted(case))
-    console.print(f"model: {out}/model.safetensors")
+    console.print(f"model: {out}/model.safetensors", markup=False, highlight=False)
 
 
 @app.command(epilog=_example("unlearnkit unlearn spec.toml --out unlearned"))
@@ -236,7 +240,7 @@ def _finish(out: Path, result: AuditResult, sidecar: bytes) -> Path:
     report = out / "report.pdf"
     write_report(path, report)
     _show(result)
-    console.print(f"result: {path}\nreport: {report}", highlight=False)
+    console.print(f"result: {path}\nreport: {report}", markup=False, highlight=False, soft_wrap=True)
     return report
 
 
@@ -263,7 +267,7 @@ def _show(result: AuditResult) -> None:
         )
     console.print(table)
     style = VERDICT_STYLE[result.verdict.word]
-    console.print(f"[{style}]{result.verdict.word}[/]  {result.verdict.headline}")
+    console.print(f"[{style}]{result.verdict.word}[/]  {escape(result.verdict.headline)}")
 
 
 def _command() -> str:
@@ -283,30 +287,35 @@ def _check_writable(out: Path) -> None:
 @app.command(epilog=_example("unlearnkit report audit.json -o report.pdf"))
 def report(
     result: Annotated[Path, typer.Argument(help="The result file.", metavar="AUDIT.json", show_default=False)],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The PDF to write.")] = Path("report.pdf"),
+    output: Annotated[Path, typer.Option("--output", "--out", "-o", help="The PDF to write.")] = Path("report.pdf"),
 ) -> None:
     """Typeset the PDF from a result file and its evidence; the same file gives the same bytes."""
     from unlearnkit.reports.pdf import write_report
 
     write_report(result, output)
-    console.print(f"report: {output}", highlight=False)
+    console.print(f"report: {output}", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command(epilog=_example("unlearnkit verify report.pdf"))
 def verify(
     file: Annotated[Path, typer.Argument(help="A report or a result file.", show_default=False)],
 ) -> None:
-    """Compute the verdict again from the evidence and check every hash."""
+    """Compute the verdict again from the evidence and check every hash. Exit code 1 when the file is refused."""
     from unlearnkit.audits.verify import verify_file
 
     checked = verify_file(file)
     for check in checked.checks:
-        console.print(f"{'[green]ok[/]' if check.passed else '[red]NO[/]'}  {check.name}: {check.sentence}")
+        console.print(f"{'[green]ok[/]' if check.passed else '[red]NO[/]'}  {check.name}: {escape(check.sentence)}")
     word = checked.result.verdict.word
     if not checked.passed:
         console.print("[bold red]REFUSED[/]  this file does not say what its evidence says")
         raise typer.Exit(1)
     console.print(f"[bold green]VERIFIED[/]  the verdict {word} follows from the evidence")
+    console.print(
+        "Not checked, since no signature says who wrote this: the request, the method and the model file are taken as "
+        "stated. Compare the model's sha256 with the file that is shipped.",
+        highlight=False,
+    )
 
 
 @app.command(epilog=_example("unlearnkit methods"))
@@ -378,7 +387,8 @@ def demo(
             str(audited.report),
         )
     console.print(table)
-    console.print(f"Begin with {told[0].report}; check it with: unlearnkit verify {told[0].report}", highlight=False)
+    console.print(f"Begin with {told[0].report}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"check it: unlearnkit verify {told[0].report}", markup=False, highlight=False, soft_wrap=True)
     unexpected = [a for a in told if a.result.verdict.word != a.expected]
     for audited in unexpected:
         errors.print(f"demo: {audited.asked}, {audited.done}: expected {audited.expected}, see {audited.report}")
@@ -401,7 +411,7 @@ def main() -> None:
     except Exception as error:  # noqa: BLE001 - the last resort: shown in full, under a code of its own
         # Click's own errors (unknown option, missing argument) carry their sentence; all else is our bug: show it.
         if hasattr(error, "format_message"):
-            code = _refuse(error.format_message())
+            code = _refuse(error.format_message() or "name a command; unlearnkit --help lists them")
         else:
             traceback.print_exc()
             code = BUG

@@ -146,7 +146,7 @@ def rank_tests(evidence: Evidence, plan: Plan) -> tuple[RankTest, ...]:
     tolerance = plan.tolerances
     attack = AttackAdvantage(
         "Threshold attack, requested",
-        "AUC",
+        "AUC difference",
         "requested",
         tolerance.auc,
         Group.REQUESTED,

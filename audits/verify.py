@@ -104,6 +104,8 @@ def _verdict(result: AuditResult, sidecar: bytes, path: Path) -> Check:
     again = judge(evidence, plan)
     pairs = [(name, _plain(getattr(result, name)), _plain(getattr(again, name))) for name in JUDGED]
     pairs += _counts(result, evidence)
+    planned = result.spec.get("audit", {}).get("tolerances", result.tolerances)
+    pairs.append(("tolerances", result.tolerances, planned))
     for name, stated, computed in pairs:
         where = _difference(stated, computed, name)
         if where is not None:

@@ -75,7 +75,7 @@ def _meaning(test: Outcome, oracles: int, fewest: int, plan: Plan) -> str:
     if test.state == "FAIL":
         if test.leak.value > 0:
             return "The model still remembers them."
-        return "Retraining does not leave them that low; overshooting gives deleted examples away as memory does."
+        return "Retraining does not leave them that low, and such a difference gives deleted examples away too."
     if test.state == "PASS":
         assert test.mde is not None
         size = number(test.mde) + (" σ" if test.unit == "σ" else "")
@@ -151,9 +151,8 @@ def _smallest(test: Outcome) -> str:
     assert test.mde is not None
     size = {
         "σ": f"a margin shift of {number(test.mde)} σ",
-        "AUC": f"an AUC of {number(0.5 + test.mde)}"
-        if test.kind == "coin"
-        else f"an AUC difference of {number(test.mde)}",
+        "AUC − 0.5": f"an AUC of {number(0.5 + test.mde)}",
+        "AUC difference": f"an AUC difference of {number(test.mde)}",
         "confidence": f"a confidence of {number(test.mde)}",
     }[test.unit]
     return f"{size} ({test.name})"

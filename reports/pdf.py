@@ -70,7 +70,7 @@ def render(result: AuditResult, evidence: bytes) -> bytes:
     if Path(result.evidence.file).name != result.evidence.file or result.evidence.file in ("", AUDIT):
         raise UsageError(f"evidence: the name must be that of a file beside {AUDIT}, got {result.evidence.file!r}")
     audit = result.to_json().encode()
-    tests = _worst_first(result.tests)
+    tests = result.tests
     drawings = _drawings(tests[: PAGE_ONE["tests"]], figures.read_arrays(evidence))
     view = _view(result, tests, hashlib.sha256(audit).hexdigest(), set(drawings))
     with tempfile.TemporaryDirectory() as folder:
@@ -131,16 +131,6 @@ def _belongs(evidence: bytes, result: AuditResult, *, what: str) -> None:
     sha256 = hashlib.sha256(evidence).hexdigest()
     if sha256 != result.evidence.sha256:
         raise UsageError(f"{what} has SHA-256 {sha256}, and the result names {result.evidence.sha256 or 'none'}")
-
-
-def _worst_first(tests: Sequence[Outcome]) -> tuple[Outcome, ...]:
-    """By state, and among equals by the size of the leak in tolerances."""
-
-    def key(test: Outcome) -> tuple[int, float, str]:
-        size = abs(test.leak.value)
-        return ORDER.index(test.state), -(size / test.tolerance if test.tolerance > 0 else size), test.name
-
-    return tuple(sorted(tests, key=key))
 
 
 def _row(count: int) -> float:

@@ -634,13 +634,13 @@ def test_a_callable_may_return_a_pair_of_torch_datasets(module):
     assert (data.shape, data.train.ids[0], data.test.ids[5]) == ((3, 2, 2), "train/0000000", "test/0000005")
 
 
-def test_the_working_directory_is_on_the_path_for_the_import_only(module):
+def test_the_working_directory_is_put_on_the_path_once(module):
     name, before = module("answer = 42\nclass Inner:\n    value = 43\n"), list(sys.path)
     assert (resolve(f"{name}:answer"), resolve(f"{name}:Inner.value")) == (42, 43)
-    assert sys.path == before
+    assert [entry for entry in sys.path if entry not in before] in ([], [str(Path.cwd())])  # once, and to stay
     with pytest.raises(UsageError):
         resolve("room_of_nobody:answer")
-    assert sys.path == before
+    assert len(sys.path) - len(before) <= 1
 
 
 def test_the_working_directory_comes_first(module, tmp_path, monkeypatch):

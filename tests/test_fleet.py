@@ -252,11 +252,26 @@ def test_a_trainer_of_another_network_is_refused_and_nothing_is_kept(
     )
     job = TrainJob("odd one", replace(RECIPE, trainer=f"{module}:fit"), 0, ROWS)
     store = Store(tmp_path / "store")
-    with pytest.raises(
-        UsageError, match=r"odd one: the trained model does not have the weights of 'mlp'; let \[model\] a"
-    ):
+    with pytest.raises(UsageError, match="odd one: what the trainer returned: the weights do not fit 'mlp': keys"):
         run_jobs([job], blobs(60), store, processes=1)
     assert not store.root.exists()
+
+
+def test_a_trainer_may_return_the_plain_network(blobs: MakeBlobs, tmp_path: Path, write_module: WriteModule):
+    module = write_module(
+        "plain_trainer",
+        """
+        import torch
+        def net():
+            return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3))
+        def fit(recipe, examples, *, seed):
+            return net()
+        """,
+    )
+    recipe = replace(RECIPE, architecture=Architecture(f"{module}:net", 3, (1, 8, 8)), trainer=f"{module}:fit")
+    store = Store(tmp_path / "store")
+    [key] = run_jobs([TrainJob("plain", recipe, 0, ROWS)], blobs(60), store, processes=1)
+    assert set(read_model(store, key, recipe).state_dict()) >= {"normalize.mean", "head.weight"}
 
 
 def test_a_device_that_is_not_there_is_said_before_anything_is_made(

@@ -249,9 +249,9 @@ def test_table_of_tests() -> None:
     assert "TPR at 1 % FPR no value; needs at least 100 non-members" in found
 
 
-def test_worst_first() -> None:
+def test_the_order_of_the_result_is_the_order_on_the_page() -> None:
     first = pages_of("fail")[0]
-    names = ["4-bit quantized, canary", "Canary coin test", "Relearning area", "Worst individual", "RMIA, 8 references"]
+    names = [test.name for test in sample("fail").result.tests]
     places = [first.index(name, first.index("What was tested")) for name in names]
     assert places == sorted(places)
 

@@ -20,9 +20,9 @@ KINDS = {
     "Oracle rank, class margin": ("rank", "σ", "class"),
     "Oracle rank, mean margin": ("rank", "σ", "requested"),
     "Oracle rank, canary gap": ("rank", "σ", "canaries"),
-    "Threshold attack, requested": ("rank", "AUC", "requested"),
-    "Canary coin test": ("coin", "AUC", "canaries"),
-    "Requested against held-out": ("coin", "AUC", "requested"),
+    "Threshold attack, requested": ("rank", "AUC difference", "requested"),
+    "Canary coin test": ("coin", "AUC − 0.5", "canaries"),
+    "Requested against held-out": ("coin", "AUC − 0.5", "requested"),
 }
 
 

@@ -148,7 +148,7 @@ def resolve(path: str) -> object:
     module, _, attributes = path.partition(":")
     here = str(Path.cwd())
     if here not in sys.path:
-        sys.path.append(here)  # it stays: what is imported may import its neighbors later, when it is called
+        sys.path.insert(0, here)  # it stays: what is imported may import its neighbors later, when it is called
     importlib.invalidate_caches()  # the module may be seconds old
     try:
         found: object = importlib.import_module(module)

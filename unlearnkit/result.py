@@ -151,7 +151,7 @@ class DataRecord:
 
 @dataclass(frozen=True)
 class ModelRecord:
-    """Which models were looked at; hashes are SHA-256 of the weights as safetensors."""
+    """Which models were looked at; hashes are SHA-256 of the file handed in, or of the weights as safetensors."""
 
     architecture: str
     parameters: int

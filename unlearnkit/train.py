@@ -156,7 +156,14 @@ def _fit_with(recipe: Recipe, examples: Examples, seed: int) -> nn.Module:
     """The user's own training; what it returns is held to the same standard."""
     trainer: Any = resolve(recipe.trainer or "")
     with seeded(seed), deterministic(torch.device("cpu")):  # for trainers that draw from torch's global generator
-        model = trainer(replace(recipe, trainer=None), examples, seed=seed)
+        try:
+            model = trainer(replace(recipe, trainer=None), examples, seed=seed)
+        except UsageError:
+            raise
+        except Exception as error:  # a user's code may raise anything; its own words are what helps
+            raise UsageError(
+                f"recipe.trainer: {recipe.trainer!r} raised {type(error).__name__}: {error}; --debug shows where"
+            ) from error
     if not isinstance(model, nn.Module):
         raise UsageError(
             f"recipe.trainer: {recipe.trainer!r} must return a torch.nn.Module, got {type(model).__name__}"
