@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 from jaxtyping import Float, UInt8
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
@@ -134,7 +133,9 @@ def _small_cnn(architecture: Architecture) -> Classifier:
 
 def _resnet18_cifar(architecture: Architecture) -> Classifier:
     """ResNet-18 for 32×32 images: 3×3 stem with stride 1, no max-pooling (methods.md 1.3)."""
-    net = torchvision.models.resnet18(weights=None, num_classes=architecture.classes)
+    from torchvision.models import resnet18  # a second and 160 MB that small models do not need
+
+    net = resnet18(weights=None, num_classes=architecture.classes)
     net.conv1 = nn.Conv2d(architecture.shape[0], 64, 3, padding=1, bias=False)
     nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
     net.maxpool = nn.Identity()
@@ -142,11 +143,13 @@ def _resnet18_cifar(architecture: Architecture) -> Classifier:
 
 
 def _torchvision(architecture: Architecture) -> Classifier:
+    from torchvision import models
+
     name = architecture.name.removeprefix("torchvision:")
-    known = torchvision.models.list_models(module=torchvision.models)
+    known = models.list_models(module=models)
     if name not in known:
         raise UsageError(f"model.architecture: torchvision has no model {name!r}{nearest(name, known)}")
-    return _split(torchvision.models.get_model(name, weights=None, num_classes=architecture.classes), architecture)
+    return _split(models.get_model(name, weights=None, num_classes=architecture.classes), architecture)
 
 
 def _imported(architecture: Architecture) -> Classifier:
