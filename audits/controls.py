@@ -186,7 +186,10 @@ def _planted_coin_found(evidence: Evidence, plan: Plan, design: CoinDesign | Non
     target = "held_out" if held_out else "audited"
     heads, members = design.heads(evidence), evidence.rows(design.members)
     m, n = int(heads.sum()), int((~heads).sum())
-    goal = 0.5 + min(0.49, max(plan.tolerances.auc, auc_mde(m, n, significance=plan.significance, power=plan.power)))
+    smallest = auc_mde(m, n, significance=plan.significance, power=plan.power)
+    if smallest > 0.5:
+        return None  # so few examples that no leak could be found: the test itself says so, and no auditor is at fault
+    goal = 0.5 + min(0.49, max(plan.tolerances.auc, smallest))
 
     def planted(by: float) -> FloatArray:
         """Scores of the design after the model's outputs on the heads were raised."""

@@ -237,6 +237,13 @@ def test_assumed_twins_get_a_planted_leak_too() -> None:
     assert not only("planted leak found", run(dead)).passed
 
 
+def test_too_few_examples_are_no_fault_of_the_auditor() -> None:
+    """One requested example against five twins: no p could get to 0.05, whatever was planted."""
+    names = {control.name for control in run(evidence(7, oracles=0, canaries=0, requested=1, twins=5))}
+    assert names >= {"shuffled labels at chance"}
+    assert "planted leak found" not in names
+
+
 def test_the_solver() -> None:
     assert controls._solve(lambda by: by - 3.0) == pytest.approx(3.0, rel=1e-5)
     assert controls._solve(lambda by: by) == 0.0
