@@ -110,7 +110,7 @@ def _small_cnn(architecture: Architecture) -> Classifier:
     """Two 3×3 convolutions with pooling, one hidden layer, LayerNorm before the last ReLU.
 
     LayerNorm instead of batch normalization: no running statistics that would remember the forget set, and models
-    retrained with other seeds agree more closely, which lets an audit see smaller traces (benchmarks/demo.md).
+    retrained with other seeds agree more closely, which lets an audit see smaller traces.
     """
     channels, height, width = architecture.shape
     flat = 32 * (height // 4) * (width // 4)
