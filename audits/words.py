@@ -17,7 +17,7 @@ _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def number(value: float) -> str:
-    """Three significant digits, a true minus sign, powers of ten for what is no everyday size."""
+    """Three decimals below 1, fewer above; a true minus sign, powers of ten for what is no everyday size."""
     if value == 0:
         return "0"
     size = abs(value)

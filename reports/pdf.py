@@ -26,6 +26,7 @@ from pypdf.errors import PyPdfError
 
 from unlearnkit.reports import figures, numbers
 from unlearnkit.result import Accuracy, AuditResult, Outcome, Quantity, UsageError, evidence_path
+from unlearnkit.store import write_atomic
 
 STANDARDS: list[typst.PDFStandard] = ["a-3a", "ua-1"]
 TEMPLATE = Path(__file__).with_name("report.typ")
@@ -42,7 +43,6 @@ DAMAGE = (  # what pypdf raises on files that were cut, overwritten or forged
     TypeError,
     ValueError,
 )
-ORDER = ("FAIL", "INVALID", "INCONCLUSIVE", "LEAK_BELOW_TOLERANCE", "PASS")  # worst first
 PAGE_ONE = {"tests": 10, "controls": 6}  # how many of them
 LETTERS = {  # on page one; the pages behind it have the full text
     "organization": 90,
@@ -85,7 +85,6 @@ def render(result: AuditResult, evidence: bytes) -> bytes:
 
 def write_report(audit: Path, output: Path) -> None:
     """Read a result file and the evidence beside it, and write the report; an old report stays whole until then."""
-    from unlearnkit.store import write_atomic  # brings torch along, which reading and rendering do not need
 
     try:
         result = AuditResult.from_json(audit.read_bytes(), what=str(audit))

@@ -283,7 +283,7 @@ def _refuse(constant: str) -> None:
 
 
 def _digest(body: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(body, sort_keys=True, allow_nan=False, default=str).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(body, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
 def evidence_path(audit: Path, result: AuditResult) -> Path:
