@@ -17,7 +17,17 @@ ROOMS = ("attacks", "audits", "reports")
 GROUND = ("data", "fleet", "methods", "models", "observing", "result", "store", "train", "types", "unlearning")
 # The files of `audits` that may look into the rooms beside: the two faces, the battery, and what makes whole reports.
 SEE_ALL = ("cli.py", "pytest_plugin.py", "battery.py", "demo.py", "verify.py")
-STATISTICS = ("roc.py", "coin.py", "rank.py")
+STATISTICS = (
+    "roc.py",
+    "coin.py",
+    "rank.py",
+    "distances.py",
+    "kernel.py",
+    "individuals.py",
+    "collateral.py",
+    "epsilon.py",
+    "multiplicity.py",
+)
 PRINTS = ("audits/cli.py",)
 
 

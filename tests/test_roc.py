@@ -5,15 +5,23 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy import stats
+from sklearn.metrics import roc_auc_score
 
 from unlearnkit.audits.roc import (
+    _acceleration,
+    _bca_shares,
+    _draws,
     auc,
+    auc_bootstrap,
     auc_interval,
     auc_mde,
+    auc_resamples,
     auc_standard_error,
     clopper_pearson,
+    partial_auc,
     roc,
     tpr_at_fpr,
+    tpr_bootstrap,
 )
 from unlearnkit.result import UsageError
 
@@ -88,16 +96,192 @@ def test_delong_is_the_placement_value_formula(seed: int) -> None:
     assert auc_standard_error(members, nonmembers) == pytest.approx(math.sqrt(variance), rel=1e-10)
 
 
-@pytest.mark.parametrize("gap", [0.0, 1.0])
-def test_delong_interval_covers(gap: float) -> None:
-    rng, truth, covered, runs = np.random.default_rng(3), stats.norm.cdf(gap / math.sqrt(2)), 0, 600
+@pytest.mark.parametrize("seed", range(3))
+def test_delong_limits_are_symmetric_in_log_odds(seed: int) -> None:
+    members, nonmembers = tied_scores(seed)
+    found, error = auc_interval(members, nonmembers, confidence=0.9), auc_standard_error(members, nonmembers)
+    assert found.low is not None
+    assert found.high is not None
+    assert error is not None
+    odds = math.log(found.value / (1 - found.value))
+    reach = 1.6448536 * error / (found.value * (1 - found.value))
+    assert found.low == pytest.approx(1 / (1 + math.exp(reach - odds)), rel=1e-6)
+    assert found.high == pytest.approx(1 / (1 + math.exp(-reach - odds)), rel=1e-6)
+
+
+@pytest.mark.parametrize("truth", [0.5, 0.7, 0.95])
+def test_both_intervals_of_the_auc_cover_and_err_on_both_sides_alike(truth: float) -> None:
+    rng, gap, runs = np.random.default_rng(3), math.sqrt(2) * stats.norm.ppf(truth), 300
+    above, below = np.zeros(2), np.zeros(2)  # the lower limit lies above the truth, the upper one below it
+    for seed in range(runs):
+        members, nonmembers = rng.normal(gap, 1.0, 100), rng.normal(0.0, 1.0, 100)
+        for k, found in enumerate(
+            (auc_interval(members, nonmembers), auc_bootstrap(members, nonmembers, resamples=400, seed=seed))
+        ):
+            assert found.low is not None
+            assert found.high is not None
+            above[k] += found.low > truth
+            below[k] += found.high < truth
+    low, high = stats.binom.interval(0.99, runs, 0.05)
+    assert np.all((low <= above + below) & (above + below <= high))
+    assert max(above.max(), below.max()) <= stats.binom.ppf(0.995, runs, 0.025)
+
+
+# -- partial AUC and bootstrap -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("max_fpr", [0.03, 0.1, 0.5, 0.9])
+def test_partial_auc_is_the_one_of_scikit_learn(seed: int, max_fpr: float) -> None:
+    members, nonmembers = tied_scores(seed)
+    labels = np.repeat([1, 0], [len(members), len(nonmembers)])
+    theirs = roc_auc_score(labels, np.concatenate([members, nonmembers]), max_fpr=max_fpr)
+    assert partial_auc(members, nonmembers, max_fpr=max_fpr) == pytest.approx(theirs, abs=1e-12)
+
+
+def test_partial_auc_by_hand() -> None:
+    members, nonmembers = floats(3.0, 1.0), floats(2.0, 0.0)
+    # half the members lie above every non-member: a height of 0.5 up to FPR 0.5
+    assert partial_auc(members, nonmembers, max_fpr=0.5) == pytest.approx((1 + (0.25 - 0.125) / (0.5 - 0.125)) / 2)
+    assert partial_auc(members, nonmembers, max_fpr=1.0) == pytest.approx(auc(members, nonmembers))
+    assert partial_auc(members, members, max_fpr=0.2) == pytest.approx(0.5)
+    assert partial_auc(floats(9.0), nonmembers, max_fpr=0.01) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(("m", "n"), [(23, 17), (8, 16), (1, 2)])
+def test_fast_resamples_are_the_naive_ones_with_ties(m: int, n: int) -> None:
+    members, nonmembers = (np.sort(side) for side in tied_scores(1, m, n))
+    fast = auc_resamples(members, nonmembers, count=30, first=4, seed=9)
+    for row, value in enumerate(fast):
+        ours, theirs = _draws(m, n, first=4 + row, count=1, seed=9)
+        assert value == naive_auc(members[ours[0]], nonmembers[theirs[0]])
+
+
+def test_a_thousand_resamples_are_a_thousand_different_ones() -> None:
+    ours, theirs = _draws(40, 30, first=0, count=1000, seed=5)  # a public tool yields 250 of 1,000
+    assert len(np.unique(ours, axis=0)) == len(np.unique(theirs, axis=0)) == 1000
+    counts = np.bincount(ours.ravel(), minlength=40), np.bincount(theirs.ravel(), minlength=30)
+    assert min(stats.chisquare(count).pvalue for count in counts) > 1e-3
+    assert np.abs(np.corrcoef(ours[1:, 0], ours[:-1, -1])[0, 1]) < 0.1  # the end of one and the start of the next
+    assert not np.array_equal(ours, _draws(40, 30, first=0, count=1000, seed=6)[0])
+
+
+def test_pieces_blocks_and_order_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    members, nonmembers = tied_scores(3)
+    whole = auc_resamples(members, nonmembers, count=100, seed=2)
+    parts = [auc_resamples(members, nonmembers, count=c, first=f, seed=2) for f, c in ((0, 1), (1, 41), (42, 58))]
+    np.testing.assert_array_equal(np.concatenate(parts), whole)
+    np.testing.assert_array_equal(auc_resamples(members[::-1], nonmembers[::-1], count=100, seed=2), whole)
+    monkeypatch.setattr("unlearnkit.audits.roc._BLOCK", 7 * 40 + 3)
+    np.testing.assert_array_equal(auc_resamples(members, nonmembers, count=100, seed=2), whole)
+
+
+def left_out(array: Array) -> list[Array]:
+    return [np.delete(array, i) for i in range(len(array))]
+
+
+def naive_acceleration(statistic: Callable[[Array, Array], float], members: Array, nonmembers: Array) -> float:
+    """From refits without one score each."""
+    third = second = 0.0
+    for values in (
+        np.array([statistic(fewer, nonmembers) for fewer in left_out(members)]),
+        np.array([statistic(members, fewer) for fewer in left_out(nonmembers)]),
+    ):
+        influence = (len(values) - 1) * (values.mean() - values)
+        third += float(np.sum(influence**3)) / len(values) ** 3
+        second += float(np.sum(influence**2)) / len(values) ** 2
+    return float(third / (6 * second**1.5))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_auc_bootstrap_is_bca_with_a_refitted_jackknife(seed: int) -> None:
+    members, nonmembers = tied_scores(seed)
+    drawn = auc_resamples(members, nonmembers, count=400, seed=seed)
+    value = auc(members, nonmembers)
+    bias = stats.norm.ppf((np.sum(drawn < value) + np.sum(drawn == value) / 2 + 0.5) / 401)
+    a = naive_acceleration(auc, members, nonmembers)
+    shares = [stats.norm.cdf(bias + (bias + z) / (1 - a * (bias + z))) for z in (-1.959963985, 1.959963985)]
+    found = auc_bootstrap(members, nonmembers, resamples=400, seed=seed)
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(drawn, shares)), abs=1e-9)
+    assert found.value == value
+
+
+def test_auc_bootstrap_is_near_the_one_of_scipy() -> None:
+    members, nonmembers = tied_scores(4, 60, 50)
+    theirs = stats.bootstrap(
+        (members, nonmembers), auc, n_resamples=2000, rng=np.random.default_rng(1), vectorized=False
+    )
+    found = auc_bootstrap(members, nonmembers, seed=1)
+    assert (found.low, found.high) == pytest.approx(tuple(theirs.confidence_interval), abs=0.012)
+
+
+def test_auc_bootstrap_keeps_a_width_where_no_resample_differs() -> None:
+    for members, nonmembers in (
+        (np.arange(10.0, 50.0), np.arange(5.0)),
+        (np.arange(5.0), np.arange(10.0, 50.0)),
+        (np.ones(4), np.ones(9)),
+        (floats(0.5), floats(0.0, 1.0)),
+    ):
+        assert auc_bootstrap(members, nonmembers, seed=1) == auc_interval(members, nonmembers)
+    almost = auc_bootstrap(np.append(np.arange(20.0, 39.0), 18.5), np.arange(20.0), seed=1)
+    assert almost.low is not None
+    assert almost.low <= 0.025 ** (1 / 20) + 1e-12
+
+
+@pytest.mark.parametrize(("fpr", "seed"), [(0.1, 0), (0.25, 1), (0.5, 2)])
+def test_tpr_bootstrap_is_the_law_of_naive_resamples(fpr: float, seed: int) -> None:
+    members, nonmembers = tied_scores(seed)
+    rng = np.random.default_rng(seed)
+
+    def rate(members: Array, nonmembers: Array) -> float:
+        return tpr_at_fpr(members, nonmembers, fpr=fpr).tpr.value
+
+    drawn = np.array([rate(rng.choice(members, len(members)), rng.choice(nonmembers, 17)) for _ in range(3000)])
+    value = rate(members, nonmembers)
+    lower = np.mean(drawn < value) + np.mean(drawn == value) / 2
+    shares = _bca_shares(float(lower), naive_acceleration(rate, members, nonmembers), 0.95)
+    found, given = tpr_bootstrap(members, nonmembers, fpr=fpr), tpr_at_fpr(members, nonmembers, fpr=fpr).tpr
+    assert found.low is not None
+    assert found.high is not None
+    assert given.low is not None
+    assert given.high is not None
+    low, high = np.quantile(drawn, shares, method="inverted_cdf")
+    step = 1 / len(members) + 1e-9  # rates are whole members, and 3,000 draws miss a limit by one at most
+    assert found.low == pytest.approx(min(low, given.low), abs=step)
+    assert found.high == pytest.approx(max(high, given.high), abs=step)
+    assert found.value == value
+
+
+def test_tpr_bootstrap_covers_though_the_threshold_is_chosen() -> None:
+    rng, truth, runs, covered, given = np.random.default_rng(8), stats.norm.sf(stats.norm.isf(0.1) - 1.0), 300, 0, 0
     for _ in range(runs):
-        found = auc_interval(rng.normal(gap, 1.0, 80), rng.normal(0.0, 1.0, 60))
-        assert found.low is not None
-        assert found.high is not None
-        covered += found.low <= truth <= found.high
-    low, high = stats.binom.interval(0.999, runs, 0.95)
+        members, nonmembers = rng.normal(1.0, 1.0, 200), rng.normal(0.0, 1.0, 200)
+        wide, narrow = tpr_bootstrap(members, nonmembers, fpr=0.1), tpr_at_fpr(members, nonmembers, fpr=0.1).tpr
+        assert wide.low is not None
+        assert wide.high is not None
+        assert narrow.low is not None
+        assert narrow.high is not None
+        assert wide.low <= narrow.low <= narrow.high <= wide.high
+        covered += wide.low <= truth <= wide.high
+        given += narrow.low <= truth <= narrow.high
+    low, high = stats.binom.interval(0.99, runs, 0.95)
     assert low <= covered <= high
+    assert given < low  # why the bootstrap exists
+
+
+def test_tpr_bootstrap_at_the_ends_has_the_exact_limits() -> None:
+    members, nonmembers = np.arange(10.0, 30.0), np.arange(10.0)
+    assert tpr_bootstrap(members, nonmembers, fpr=0.1) == clopper_pearson(20, 20)
+    assert tpr_bootstrap(members, nonmembers, fpr=1.0) == clopper_pearson(20, 20)
+    nothing = tpr_bootstrap(nonmembers, members, fpr=0.1)
+    assert (nothing.low, nothing.high) == (0.0, clopper_pearson(0, 10).high)
+
+
+def test_bca_without_bias_and_acceleration_is_the_percentile_interval() -> None:
+    assert _bca_shares(0.5, 0.0, 0.9) == pytest.approx((0.05, 0.95))
+    assert _bca_shares(0.6, 0.0, 0.9)[0] > 0.05
+    assert _bca_shares(0.5, 1.0, 0.9)[1] == 1.0  # 1 - a z < 0: the end of the law
+    assert _acceleration(floats(-1.0, 1.0), floats(0.0, 0.0)) == 0.0
 
 
 def test_perfect_separation_has_the_limit_of_independent_pairs() -> None:
@@ -218,6 +402,18 @@ SOME = floats(0.0, 1.0, 2.0)
         (lambda: tpr_at_fpr(SOME, SOME, fpr=0.0), r"fpr must lie in \(0, 1\], got 0.0; write 1 percent as 0.01"),
         (lambda: tpr_at_fpr(SOME, SOME, fpr=0.01), "at least 1 / nonmembers = 0.333, got 0.01; raise.*100 nonmembers"),
         (lambda: tpr_at_fpr(SOME, SOME, fpr=0.5, confidence=1.5), "confidence must lie strictly"),
+        (lambda: tpr_bootstrap(SOME, SOME, fpr=5.0), r"fpr must lie in \(0, 1\], got 5.0; write 1 percent as 0.01"),
+        (lambda: partial_auc(SOME, SOME, max_fpr=1.5), r"max_fpr must lie in \(0, 1\], got 1.5; write 1 percent"),
+        (
+            lambda: auc_bootstrap(SOME, SOME, resamples=99, seed=0),
+            "resamples must be at least 100, got 99; 2000 settle",
+        ),
+        (lambda: auc_bootstrap(SOME, floats(), seed=0), "nonmembers must hold at least one score, got none"),
+        (
+            lambda: auc_resamples(SOME, SOME, count=0, seed=0),
+            "count must be at least 1 and first at least 0, got 0 and",
+        ),
+        (lambda: auc_resamples(SOME, SOME, count=1, first=-1, seed=0), "first at least 0, got 1 and -1; number them"),
     ],
 )
 def test_misuse_is_answered_with_a_sentence(call: Callable[[], object], message: str) -> None:
