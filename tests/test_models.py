@@ -26,6 +26,7 @@ from unlearnkit.models import (
     Architecture,
     Classifier,
     Normalize,
+    Steering,
     build,
     load_model,
     pack,
@@ -122,6 +123,7 @@ def same(first: nn.Module, second: nn.Module) -> bool:
         ("mlp", (1, 8, 8), True),
         ("mlp", (5,), True),
         ("small-cnn", (2, 8, 9), True),
+        ("resnet9", (1, 8, 8), True),
         ("resnet18-cifar", (1, 8, 8), True),
         ("torchvision:mobilenet_v3_small", (3, 32, 32), True),
         ("torchvision:squeezenet1_1", (3, 32, 32), False),  # ends in a convolution: the whole net is the body
@@ -176,7 +178,7 @@ def test_a_users_classifier_is_taken_as_it_is(write_module: WriteModule):
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("small_cnn", "unknown name 'small_cnn'; did you mean 'small-cnn'.*; there are mlp, small-cnn, resnet18-cifar"),
+        ("small_cnn", "unknown name 'small_cnn'; did you mean 'small-cnn'.*; there are mlp, small-cnn, resnet9, resnet18-cifar"),
         ("vgg", "unknown name 'vgg'; there are mlp, .* torchvision:NAME and module:function"),
         ("torchvision:resnet19", "torchvision has no model 'resnet19'; did you mean 'resnet1[0-9][0-9]?'"),
         ("NETS:narrow", r"must return logits of shape \(n, 3\), got \(2, 2\) for n = 2"),
@@ -490,3 +492,94 @@ def test_features_are_what_the_head_sees():
     assert isinstance(model, Classifier)
     with torch.no_grad():
         assert model.features(inputs((1, 4, 4))).shape == (3, 128)
+
+
+def steered(rows: int = 2, architecture: Architecture = MLP) -> Classifier:
+    model, rng = build(architecture, seed=0), torch.Generator().manual_seed(1)
+    vectors, anchors = (torch.randn(rows, model.head.in_features, generator=rng) for _ in range(2))
+    model.steering = Steering(vectors, anchors, torch.linspace(-0.1, 0.1, rows))
+    return model
+
+
+def test_steering_adds_the_row_of_the_nearest_open_gate():
+    rng = torch.Generator().manual_seed(0)
+    vectors, anchors, thresholds = (
+        torch.randn(3, 5, generator=rng),
+        torch.randn(3, 5, generator=rng),
+        torch.rand(3, generator=rng) / 4,
+    )
+    features = torch.cat([torch.randn(200, 5, generator=rng), torch.zeros(1, 5)])
+    got = Steering(vectors, anchors, thresholds)(features)
+    acted = []
+    for before, after in zip(features, got, strict=True):
+        cosines = anchors @ before / anchors.norm(dim=1) / before.norm().clamp(min=1e-8)
+        open_rows = [row for row in range(3) if cosines[row] > thresholds[row]]
+        row = max(open_rows, key=lambda row: float(cosines[row]), default=None)
+        assert torch.equal(after, before if row is None else before + vectors[row])
+        acted.append(row)
+    assert {*acted} == {None, 0, 1, 2}
+    assert acted[-1] is None
+
+
+def test_steering_acts_between_body_and_head():
+    model, x = steered(), inputs((1, 4, 4), n=40)
+    plain = build(MLP, seed=0)
+    assert model.steering is not None
+    with torch.no_grad():
+        assert torch.equal(model.features(x), plain.features(x))
+        assert torch.equal(model(x), plain.head(model.steering(plain.features(x))))
+        assert not torch.equal(model(x), plain(x))
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_steering_is_saved_and_loaded_with_the_weights(tmp_path: Path, rows: int):
+    model = steered(rows)
+    assert [name for name in model.state_dict() if name.startswith("steering.")] == [
+        "steering.vectors",
+        "steering.anchors",
+        "steering.thresholds",
+    ]
+    save_model(tmp_path / "model.safetensors", model, MLP)
+    loaded = load_model(tmp_path / "model.safetensors", MLP)
+    assert same(loaded, model)
+    with torch.no_grad():
+        assert torch.equal(loaded(inputs((1, 4, 4))), model(inputs((1, 4, 4))))
+    assert build(MLP, seed=0).steering is None
+    assert not [name for name in build(MLP, seed=0).state_dict() if "steering" in name]
+
+
+@pytest.mark.parametrize(
+    ("remove", "put", "sentence"),
+    [
+        ("steering.anchors", {}, r"keys 1 missing \(first: steering.anchors\)$"),
+        ("steering.vectors", {}, r"keys 2 unexpected \(first: steering.anchors\)$"),
+        ("", {"steering.bias": torch.zeros(1)}, r"keys 1 unexpected \(first: steering.bias\)$"),
+        ("", {"steering.thresholds": torch.zeros(5)}, r"steering.thresholds, \(5,\) instead of \(2,\)\)$"),
+        ("", {"steering.vectors": torch.zeros(2)}, r"keys 3 unexpected \(first: steering.anchors\)$"),
+        ("", {"steering.vectors": torch.zeros(0, 128)}, r"keys 3 unexpected \(first: steering.anchors\)$"),
+        (
+            "",
+            {"steering.vectors": torch.zeros(2, 7), "steering.anchors": torch.zeros(2, 7)},
+            r"2 of another shape \(first: steering.anchors, \(2, 7\) instead of \(2, 128\)\)$",
+        ),
+        ("", {"steering.vectors": torch.full((2, 128), torch.nan)}, r"NaN or infinite values in 'steering.vectors'"),
+    ],
+)
+def test_steering_that_does_not_fit_is_refused(tmp_path: Path, remove: str, put: dict[str, Tensor], sentence: str):
+    state = {name: value for name, value in {**steered().state_dict(), **put}.items() if name != remove}
+    save_file(state, tmp_path / "weights")
+    with pytest.raises(UsageError, match=sentence):
+        load_model(tmp_path / "weights", MLP)
+
+
+@pytest.mark.usefixtures("as_users_run")  # an exporter sees tensors that the shape checks cannot read
+def test_a_steered_model_can_be_exported(tmp_path: Path):
+    model = steered()
+    x, other = inputs((1, 4, 4), n=4), inputs((1, 4, 4), n=11).flip(2)
+    batch = torch.export.Dim("batch", min=2)
+    program = torch.export.export(model, (x,), dynamic_shapes=({0: batch},))
+    torch.export.save(program, tmp_path / "model.pt2")
+    exported = torch.export.load(tmp_path / "model.pt2").module()
+    for given in (x, other):
+        torch.testing.assert_close(exported(given), model(given))
+    assert not torch.equal(exported(other), build(MLP, seed=0)(other))

@@ -14,7 +14,7 @@ import torch
 from conftest import MakeBlobs
 from torch import nn
 
-from unlearnkit.models import Architecture, Classifier, build
+from unlearnkit.models import Architecture, Classifier, Steering, build
 from unlearnkit.result import UsageError
 from unlearnkit.train import Recipe
 from unlearnkit.types import Access, Method, Need, Splits
@@ -65,6 +65,11 @@ class NeedsPretrained(Does):
 @dataclass(frozen=True)
 class NeedsRecipe(Does):
     needs: ClassVar[Need] = Need.RECIPE | Need.RETAIN
+
+
+@dataclass(frozen=True)
+class Steers(Does):
+    adds_steering: ClassVar[bool] = True
 
 
 def same(first: nn.Module, second: nn.Module) -> bool:
@@ -182,6 +187,43 @@ def exploded(model: Any, access: Access, rng: torch.Generator) -> nn.Module:
 def test_methods_that_return_something_else_are_refused(blobs: MakeBlobs, what: Any, sentence: str):
     with pytest.raises(UsageError, match=sentence):
         unlearn(model(), splits(blobs), Does(what), seed=0)
+
+
+def steer(model: Any, access: Access, rng: torch.Generator) -> nn.Module:
+    rows = 1 if model.steering is None else 1 + len(model.steering.vectors)
+    model.steering = Steering(torch.ones(rows, 128), torch.ones(rows, 128), torch.zeros(rows))
+    return model
+
+
+def test_steering_may_be_added_by_a_method_that_says_so(blobs: MakeBlobs):
+    once = unlearn(model(), splits(blobs), Steers(steer), seed=0).model
+    twice = unlearn(once, splits(blobs), Steers(steer), seed=0).model
+    assert [len(m.steering.vectors) for m in (once, twice)] == [1, 2]
+    assert same(unlearn(once, splits(blobs), Does(), seed=0).model, once)
+
+
+def unsteer(model: Any, access: Access, rng: torch.Generator) -> nn.Module:
+    model.steering = None
+    return model
+
+
+def test_steering_that_was_not_declared_and_everything_else_is_refused(blobs: MakeBlobs):
+    once = unlearn(model(), splits(blobs), Steers(steer), seed=0).model
+    for start, method, name in (
+        (model(), Does(steer), "steering.anchors"),
+        (once, Does(steer), "steering.anchors"),
+        (once, Steers(unsteer), "steering.anchors"),
+        (model(), Steers(renamed), "head.bias"),
+        (model(), Steers(reshaped), "head.bias"),
+        (model(), Steers(steers_and_adds), "extra"),
+    ):
+        with pytest.raises(UsageError, match=rf"returned a model with other weights .* is '{name}'$"):
+            unlearn(start, splits(blobs), method, seed=0)
+
+
+def steers_and_adds(model: Any, access: Access, rng: torch.Generator) -> nn.Module:
+    model.extra = nn.Parameter(torch.zeros(2))
+    return steer(model, access, rng)
 
 
 def test_a_method_that_reaches_the_callers_model_is_refused(blobs: MakeBlobs):

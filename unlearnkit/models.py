@@ -11,7 +11,7 @@ import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from jaxtyping import Float, UInt8
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
+from torch.nn import functional
 
 from unlearnkit.data import resolve
 from unlearnkit.result import UsageError, nearest
@@ -31,11 +32,16 @@ _MEASURED = 1 << 22  # numbers looked at once when inputs are measured
 
 @dataclass(frozen=True)
 class Architecture:
-    """What to build: a name, how many classes, and the shape of one input (channels, height, width)."""
+    """What to build: a name, how many classes, and the shape of one input (channels, height, width).
+
+    private: layers that mix examples are replaced as Opacus does, batch by group normalization above all, so that the
+    model can be trained privately. Other layers are other weights: files of them say so.
+    """
 
     name: str
     classes: int
     shape: tuple[int, ...]
+    private: bool = False
 
 
 class Normalize(nn.Module):
@@ -80,14 +86,47 @@ class Normalize(nn.Module):
         self.std.copy_(std.view_as(self.std))
 
 
+class Steering(nn.Module):
+    """Moves the features of inputs that look like one class: r + β · vector with β = 1[cos(r, anchor) > threshold].
+
+    One row per edit (methods.md section 3, variant A); where several gates open, the edit whose anchor has the largest
+    cosine acts alone. Where none opens, and where the vector is zero, features stay bit for bit. Everything is a
+    buffer, so a state dict carries the edits under `steering.*`.
+    """
+
+    vectors: Float[Tensor, "k d"]
+    anchors: Float[Tensor, "k d"]
+    thresholds: Float[Tensor, " k"]  # cosines; one above 1 never opens
+
+    def __init__(
+        self, vectors: Float[Tensor, "k d"], anchors: Float[Tensor, "k d"], thresholds: Float[Tensor, " k"]
+    ) -> None:
+        super().__init__()
+        self.register_buffer("vectors", vectors.detach().clone())
+        self.register_buffer("anchors", anchors.detach().clone())
+        self.register_buffer("thresholds", thresholds.detach().clone())
+
+    def forward(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        cosines = functional.cosine_similarity(features[:, None], self.anchors[None], dim=2)
+        gates = cosines > self.thresholds
+        edit = cosines.masked_fill(~gates, -2.0).argmax(1)  # below every cosine
+        return torch.where(gates.any(1, keepdim=True), features + self.vectors[edit], features)
+
+
 class Classifier(nn.Module):
-    """normalize -> body -> head. `features` is what the head sees; most methods and probes need that seam."""
+    """normalize -> body -> steering, if there is one -> head.
+
+    `features` is what the body gives, before any steering; most methods and probes need that seam.
+    """
+
+    steering: Steering | None
 
     def __init__(self, normalize: nn.Module, body: nn.Module, head: nn.Module) -> None:
         super().__init__()
         self.normalize = normalize
         self.body = body
         self.head = head
+        self.register_module("steering", None)
 
     def features(self, x: UInt8[Tensor, "n ..."] | Float[Tensor, "n ..."]) -> Float[Tensor, "n d"]:
         """Penultimate features."""
@@ -95,7 +134,10 @@ class Classifier(nn.Module):
         return features
 
     def forward(self, x: UInt8[Tensor, "n ..."] | Float[Tensor, "n ..."]) -> Float[Tensor, "n k"]:
-        logits: Tensor = self.head(self.features(x))
+        features = self.features(x)
+        if self.steering is not None:
+            features = self.steering(features)
+        logits: Tensor = self.head(features)
         return logits
 
 
@@ -142,6 +184,50 @@ def _resnet18_cifar(architecture: Architecture) -> Classifier:
     return _split(net, architecture)
 
 
+class _Residual(nn.Module):
+    """x + block(x)."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+        out: Tensor = x + self.block(x)
+        return out
+
+
+class _GlobalMax(nn.Module):
+    """The largest value of each channel; unlike adaptive pooling, its gradient is deterministic on CUDA."""
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c"]:
+        return x.amax((2, 3))
+
+
+def _resnet9(architecture: Architecture) -> Classifier:
+    """Nine layers for 32×32 images, made for fast shadow models: few wide convolutions, two residual blocks."""
+    channels, height, width = architecture.shape
+    if min(height, width) < 8:
+        raise UsageError(f"resnet9: images must be at least 8×8 pixels, got {height}×{width}; use 'small-cnn'")
+
+    def convolution(before: int, after: int, *, pool: bool = False) -> nn.Sequential:
+        layers = [nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
+        return nn.Sequential(*layers, *([nn.MaxPool2d(2)] if pool else []))
+
+    def residual(width: int) -> _Residual:
+        return _Residual(nn.Sequential(convolution(width, width), convolution(width, width)))
+
+    body = nn.Sequential(
+        convolution(channels, 64),
+        convolution(64, 128, pool=True),
+        residual(128),
+        convolution(128, 256, pool=True),
+        convolution(256, 512, pool=True),
+        residual(512),
+        _GlobalMax(),
+    )
+    return Classifier(_normalize(architecture), body, nn.Linear(512, architecture.classes))
+
+
 def _torchvision(architecture: Architecture) -> Classifier:
     from torchvision import models
 
@@ -182,7 +268,7 @@ def _imported(architecture: Architecture) -> Classifier:
     return _split(net, architecture)
 
 
-_NAMED = {"mlp": _mlp, "small-cnn": _small_cnn, "resnet18-cifar": _resnet18_cifar}
+_NAMED = {"mlp": _mlp, "small-cnn": _small_cnn, "resnet9": _resnet9, "resnet18-cifar": _resnet18_cifar}
 
 
 def _normalize(architecture: Architecture) -> Normalize:
@@ -244,7 +330,12 @@ def build(architecture: Architecture, *, seed: int) -> Classifier:
             f"there are {', '.join(_NAMED)}, torchvision:NAME and module:function"
         )
     with seeded(seed):
-        return make(architecture).eval()
+        model = make(architecture)
+        if architecture.private:
+            from unlearnkit.private import unmix  # brings Opacus, seconds that no other model needs
+
+            unmix(model, architecture)
+        return model.eval()
 
 
 @contextmanager
@@ -268,6 +359,7 @@ def pack(state: Mapping[str, Tensor], architecture: Architecture, **metadata: st
         "architecture": architecture.name,
         "classes": str(architecture.classes),
         "shape": json.dumps(architecture.shape),
+        **({"private": "true"} if architecture.private else {}),
         **metadata,
     }
     tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items()}
@@ -280,14 +372,24 @@ def pack(state: Mapping[str, Tensor], architecture: Architecture, **metadata: st
 
 
 def load_model(path: Path, architecture: Architecture) -> Classifier:
-    """Build the architecture and load the weights into it; refuses weights that do not fit, naming the keys."""
+    """Build the architecture and load the weights into it; refuses weights that do not fit, naming the keys.
+
+    A file that says it holds the layers of private training is given these, whatever `architecture` asks for.
+    """
+    if read_metadata(path).get("private") == "true":
+        architecture = replace(architecture, private=True)
     model = build(architecture, seed=0)
     load_state(model, read_state(path), what=str(path), architecture=architecture)
     return model.eval()
 
 
 def load_state(model: nn.Module, state: Mapping[str, Tensor], *, what: str, architecture: Architecture) -> None:
-    """Copy a state dict into a model, under our names or under the user's own (a plain torchvision state dict)."""
+    """Copy a state dict into a model, under our names or under the user's own (a plain torchvision state dict).
+
+    A state that holds `steering.*` gives a Classifier that steering.
+    """
+    if isinstance(model, Classifier):
+        _attach_steering(model, state)
     own = model.state_dict()
     given = dict(state)
     # One of our own files that lacks a key must not pass for a plain net's, whose normalization is filled in.
@@ -314,6 +416,16 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], *, what: str, arch
     if bad:
         raise UsageError(f"{what}: the weights hold NaN or infinite values in {bad[0]!r}; this model cannot be audited")
     model.load_state_dict(given)
+
+
+def _attach_steering(model: Classifier, state: Mapping[str, Tensor]) -> None:
+    """Make room for the steering that a state holds; what does not fit there is found with the other keys."""
+    vectors = state.get("steering.vectors")
+    if vectors is None or vectors.ndim != 2 or not vectors.numel():
+        return
+    width = model.head.in_features if isinstance(model.head, nn.Linear) else vectors.shape[1]
+    rows = torch.zeros(len(vectors), width, device=next(model.head.parameters(), vectors).device)
+    model.steering = Steering(rows, rows, rows[:, 0])
 
 
 def _rename(given: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:

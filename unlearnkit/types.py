@@ -298,7 +298,10 @@ class Method(ABC):
     Users never call `run`: `unlearn()` copies the model, grants access, seeds, runs, verifies and times.
     """
 
-    needs: ClassVar[Need]
+    @property
+    @abstractmethod
+    def needs(self) -> Need:
+        """What the method must see: a class variable, or a property where a hyperparameter decides it."""
 
     @abstractmethod
     def run(self, model: nn.Module, access: Access, rng: torch.Generator) -> nn.Module:

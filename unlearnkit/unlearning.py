@@ -32,8 +32,9 @@ def unlearn(
 ) -> Unlearned:
     """Carry out a deletion on a copy of `model`; the caller's model stays as it is, bit for bit.
 
-    Raises UsageError when the method needs what was not granted, when it returns weights of other names or shapes,
-    or when a weight is not finite. Torch's global random state is untouched.
+    Raises UsageError when the method needs what was not granted, when it returns weights of other names or shapes
+    (but for the `steering.*` of a method that says `adds_steering = True`), or when a weight is not finite. Torch's
+    global random state is untouched.
     """
     granted = method.needs
     for need, value in ((Need.UNSEEN, unseen), (Need.PRETRAINED, pretrained), (Need.RECIPE, recipe)):
@@ -64,8 +65,10 @@ def unlearn(
 def _verified(result: nn.Module, before: dict[str, torch.Tensor], model: nn.Module, method: Method) -> nn.Module:
     after = result.state_dict()
     kinds = {name: (value.shape, value.dtype) for name, value in before.items()}
-    changed = sorted(set(after) ^ set(before)) or sorted(
-        k for k in kinds if (after[k].shape, after[k].dtype) != kinds[k]
+    adds = getattr(method, "adds_steering", False)
+    free = {name for name in after if adds and name.startswith("steering.")}  # an edit is a row more
+    changed = sorted((set(after) ^ set(before)) - free) or sorted(
+        k for k in kinds if k not in free and (after[k].shape, after[k].dtype) != kinds[k]
     )
     if changed:
         raise UsageError(

@@ -8,18 +8,34 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Annotated, Any
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, InstanceOf, TypeAdapter, ValidationError
 
 from unlearnkit.result import UsageError
 from unlearnkit.types import Method
 
-__all__ = ["Count", "Momentum", "NotNegative", "Positive", "Share", "check", "validated"]
+__all__ = [
+    "Count",
+    "CountOrZero",
+    "Inner",
+    "Momentum",
+    "NotNegative",
+    "Positive",
+    "PositiveShare",
+    "Share",
+    "Sparsity",
+    "check",
+    "validated",
+]
 
 Count = Annotated[int, Field(ge=1)]
+CountOrZero = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+PositiveShare = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Momentum = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+Sparsity = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+Inner = Annotated[Method, InstanceOf()]  # a method inside a method
 
 
 def check(method: Method) -> None:

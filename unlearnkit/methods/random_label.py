@@ -22,6 +22,7 @@ those for unseen data, which an attack for abnormally low confidence recognizes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -31,7 +32,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from unlearnkit.methods.hyperparameters import Count, Momentum, NotNegative, Positive, check
-from unlearnkit.methods.steps import Hold, count_classes, inputs
+from unlearnkit.methods.steps import Hold, count_classes, inputs, two_parts
 from unlearnkit.train import Augmentation, augment, make_optimizer, shuffled, take_steps, train_mode
 from unlearnkit.types import Access, Method, Need
 
@@ -65,10 +66,12 @@ class RandomLabel(Method):
         *,
         what: str,
         free: dict[str, Tensor] | None = None,
+        after_step: Callable[[], None] | None = None,
     ) -> nn.Module:
         """The whole method, for `what` in error messages; weights that are False in `free` are held.
 
-        With `legacy` the mask is laid on the gradient only, as in SalUn's release before February 2026.
+        With `legacy` the mask is laid on the gradient only, as in SalUn's release before February 2026. `after_step`
+        is called after every step of a method that keeps its weights in another way.
         """
         forget, retain = access.forget, access.retain
         forget_y, retain_y = forget.labels(), retain.labels()
@@ -79,11 +82,12 @@ class RandomLabel(Method):
         )
         hold = None if free is None else Hold.outside(model, optimizer, free)
         before_step = None if hold is None else hold.mask_gradients
-        after_step = None if hold is None or self.legacy else hold.write_back
+        if hold is not None and not self.legacy:
+            after_step = hold.write_back
         wrong_y = forget_y
 
         def loss(rows: Tensor) -> Tensor:
-            old, kept = rows[rows < len(forget)], rows[rows >= len(forget)] - len(forget)
+            old, kept = two_parts(rows, len(forget))
             x = augment(torch.cat([inputs(model, forget, old), inputs(model, retain, kept)]), self.augment, rng)
             y = torch.cat([wrong_y[old], retain_y[kept]]).to(x.device)
             weight = torch.cat([torch.ones(len(old)), torch.full((len(kept),), self.alpha)]).to(x.device)

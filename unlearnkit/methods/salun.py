@@ -24,18 +24,15 @@ forgets nothing, and the selected settings were never published. What a held wei
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from unlearnkit.methods.hyperparameters import Count, Momentum, NotNegative, Positive, Share, check
 from unlearnkit.methods.random_label import RandomLabel
-from unlearnkit.methods.steps import inputs
+from unlearnkit.methods.steps import by_name, largest, part_of, summed_gradient
 from unlearnkit.train import Augmentation
 from unlearnkit.types import Access, Examples, Method, Need
 
@@ -81,19 +78,6 @@ def saliency_mask(model: nn.Module, forget: Examples, fraction: float, *, batch_
     """
     was_training = model.training
     model.eval().zero_grad(set_to_none=True)
-    for rows in torch.split(torch.arange(len(forget)), batch_size):
-        x = inputs(model, forget, rows)
-        y = forget.labels()[rows].to(x.device)
-        functional.cross_entropy(model(x), y, reduction="sum").backward()
-    named = dict(model.named_parameters())
-    pull = torch.cat(
-        [(torch.zeros_like(p) if p.grad is None else p.grad.abs()).float().flatten() for p in named.values()]
-    )
-    model.zero_grad(set_to_none=True)
+    pull = summed_gradient(model, forget, batch_size=batch_size).abs()
     model.train(was_training)
-    # As it is written: 0.29 of 100 is 29, though 0.29 * 100 lies below it in floating point.
-    count = math.floor(Fraction(str(fraction)) * len(pull))
-    free = torch.zeros(len(pull), dtype=torch.bool, device=pull.device)
-    free[pull.sort(descending=True, stable=True).indices[:count]] = True
-    parts = torch.split(free, [p.numel() for p in named.values()])
-    return {name: part.view(p.shape) for (name, p), part in zip(named.items(), parts, strict=True)}
+    return by_name(model, largest(pull, part_of(len(pull), fraction)))

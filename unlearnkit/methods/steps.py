@@ -1,4 +1,4 @@
-"""What methods that descend on a loss share: batches on the model's device, the cross-entropy of rows, held weights.
+"""What methods share: batches on the model's device, the cross-entropy of rows, gradients as vectors, held weights.
 
 `unlearnkit.train` has the loop itself: `shuffled` for one set; two sets in one step are
 `zip(shuffled(...), forever(...))`, an epoch of the first with the second cycled beside it; `take_steps` for the steps.
@@ -6,11 +6,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 
 import torch
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, Shaped, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -18,7 +20,21 @@ from unlearnkit.result import UsageError
 from unlearnkit.train import Augmentation, augment
 from unlearnkit.types import Examples
 
-__all__ = ["Hold", "count_classes", "cross_entropy", "device_of_model", "inputs"]
+__all__ = [
+    "Hold",
+    "by_name",
+    "count_classes",
+    "cross_entropy",
+    "device_of_model",
+    "flat",
+    "gradient",
+    "inputs",
+    "largest",
+    "part_of",
+    "set_flat",
+    "summed_gradient",
+    "two_parts",
+]
 
 
 def device_of_model(model: nn.Module) -> torch.device:
@@ -48,6 +64,65 @@ def count_classes(model: nn.Module, examples: Examples) -> int:
     if classes < 2:
         raise UsageError(f"the model must tell at least 2 classes apart, got {classes}")
     return classes
+
+
+def two_parts(rows: Int[Tensor, " b"], n: int) -> tuple[Int[Tensor, " i"], Int[Tensor, " j"]]:
+    """Rows of two sets that are counted through, the first of which has `n`: the rows in each."""
+    return rows[rows < n], rows[rows >= n] - n
+
+
+def flat(model: nn.Module) -> Float[Tensor, " p"]:
+    """A copy of all weights in one vector, in the order of `parameters()`."""
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+@torch.no_grad()
+def set_flat(model: nn.Module, vector: Float[Tensor, " p"]) -> None:
+    """Write such a vector into the weights."""
+    for parameter, part in zip(model.parameters(), by_name(model, vector).values(), strict=True):
+        parameter.copy_(part)
+
+
+def gradient(
+    model: nn.Module, loss: Float[Tensor, ""], *, retain_graph: bool = False, create_graph: bool = False
+) -> Float[Tensor, " p"]:
+    """∂loss/∂θ over all weights in one vector, zero where a weight is not used. Leaves no `.grad` behind."""
+    parameters = list(model.parameters())
+    parts = torch.autograd.grad(
+        loss, parameters, retain_graph=retain_graph or create_graph, create_graph=create_graph, allow_unused=True
+    )
+    return torch.cat(
+        [(torch.zeros_like(p) if g is None else g).flatten() for p, g in zip(parameters, parts, strict=True)]
+    )
+
+
+def summed_gradient(model: nn.Module, examples: Examples, *, batch_size: int) -> Float[Tensor, " p"]:
+    """The gradient of the cross-entropy summed over the examples; the model must be in eval mode."""
+    total = torch.zeros_like(flat(model))
+    for rows in torch.split(torch.arange(len(examples)), batch_size):
+        x = inputs(model, examples, rows)
+        y = examples.labels()[rows].to(x.device)
+        total += gradient(model, functional.cross_entropy(model(x), y, reduction="sum"))
+    return total
+
+
+def by_name(model: nn.Module, vector: Shaped[Tensor, " p"]) -> dict[str, Tensor]:
+    """A vector over all weights, cut into the shapes of the parameters; views, named as in `named_parameters`."""
+    named = dict(model.named_parameters())
+    parts = torch.split(vector, [p.numel() for p in named.values()])
+    return {name: part.view(p.shape) for (name, p), part in zip(named.items(), parts, strict=True)}
+
+
+def part_of(n: int, share: float) -> int:
+    """floor(share · n), the share as it is written: 0.29 of 100 is 29, though 0.29 * 100 lies below it in floats."""
+    return math.floor(Fraction(str(share)) * n)
+
+
+def largest(scores: Float[Tensor, " p"], count: int) -> Bool[Tensor, " p"]:
+    """True at the `count` largest scores; of equal ones the first."""
+    chosen = torch.zeros(len(scores), dtype=torch.bool, device=scores.device)
+    chosen[scores.sort(descending=True, stable=True).indices[:count]] = True
+    return chosen
 
 
 @dataclass(frozen=True, eq=False)
