@@ -6,102 +6,120 @@ import dataclasses
 import hashlib
 import platform
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 import unlearnkit
-from unlearnkit.audits.battery import ATTACKS, BATTERY, judge
-from unlearnkit.audits.case import Case, Demand, demand, prepare
+from unlearnkit.audits.battery import ATTACKS, BATTERY, ORACLES, judge
+from unlearnkit.audits.case import Case, Demand, demand, method_of, prepare
 from unlearnkit.audits.designs import Plan, coin_design
 from unlearnkit.audits.evidence import Evidence, FloatArray, Group, envelope
+from unlearnkit.audits.findings import measured_epsilon
 from unlearnkit.audits.rank import oracles_needed
+from unlearnkit.audits.registration import register
 from unlearnkit.audits.roc import roc
 from unlearnkit.audits.spec import Spec
-from unlearnkit.fleet import Job, TrainJob, UnlearnJob, read_model, run_jobs
-from unlearnkit.methods import method_named
+from unlearnkit.fleet import Fleet, Watch
+from unlearnkit.jobs import GivenModel, Made, ModelJob, ObserveJob, Points, TrainJob, UnlearnJob
 from unlearnkit.models import build, load_state, pack, read_metadata, read_state
-from unlearnkit.observing import observe
+from unlearnkit.observing import margin
 from unlearnkit.result import (
     SCHEMA,
     AuditResult,
     CanaryRecord,
     DataRecord,
     Environment,
+    Flag,
     MethodRecord,
     ModelRecord,
     OracleRecord,
+    PrivacyRecord,
     Request,
     UsageError,
 )
 from unlearnkit.result import Evidence as EvidenceRecord
 from unlearnkit.store import Store, content_key, sha256_file, write_atomic
-from unlearnkit.types import Examples, Method, join
+from unlearnkit.types import Method, Observation
 
 MOST_POINTS = 5_000  # examples of a large set on which every oracle's accuracy is measured
+MOST_OUTPUTS = 200  # requested examples whose whole output is kept as evidence
 
-OnDone = Callable[[Job, bool], None]
+
+def asked_oracles(spec: Spec) -> int:
+    """How many retrained references an audit asks for: the spec's number, or the standard of its tier."""
+    tier, given = spec.audit.tier, spec.audit.oracles
+    standard = ORACLES[tier]
+    if tier == "seconds":
+        return 0
+    count = standard if given is None else given
+    least = standard if tier == "hours" else oracles_needed(significance=spec.audit.significance)
+    if count < least:
+        why = "for scores of many models" if tier == "hours" else f"to reach significance {spec.audit.significance:g}"
+        cheaper = "tier 'minutes'" if tier == "hours" else "tier 'seconds'"
+        twice = " and as many unlearnings" if tier == "hours" else ""
+        raise UsageError(
+            f"audit.oracles: tier {tier!r} needs at least {least} retrained models {why}, got {count}; raise it "
+            f"({least - count} more trainings{twice}), or use {cheaper}"
+        )
+    return count
 
 
 def oracle_jobs(case: Case, wanted: Demand) -> list[TrainJob]:
     """Retrainings without the forget set by the same recipe; the last one is held out as a control."""
-    if case.spec.audit.tier == "seconds":
-        return []
-    count = case.spec.audit.oracles
-    least = oracles_needed(significance=case.spec.audit.significance)
-    if count < least:
-        raise UsageError(
-            f"audit.oracles: tier 'minutes' needs at least {least} retrained models to reach significance "
-            f"{case.spec.audit.significance:g}, got {count}; raise it, or use tier 'seconds'"
-        )
-    seeds = case.seeds("oracle", count + 1)
+    count = asked_oracles(case.spec)
+    seeds = case.seeds("oracle", count + 1) if count else []
     return [TrainJob(f"oracle {j + 1}", case.recipe, seed, wanted.retain) for j, seed in enumerate(seeds)]
 
 
-def method_of(case: Case) -> Method | None:
-    """The method of the spec, or None where somebody else's result is audited."""
-    if case.spec.audit.unlearned is not None:
-        return None
-    if case.spec.method is None:
+def ensemble_jobs(case: Case, wanted: Demand) -> list[UnlearnJob]:
+    """Tier `hours`: the deletion carried out on as many originals, trained anew, as there are oracles."""
+    if case.spec.audit.tier != "hours":
+        return []
+    method = method_of(case)
+    if method is None:
         raise UsageError(
-            "spec: a [method] section is needed, or audit.unlearned with the weights that somebody else unlearned"
+            "audit.tier: 'hours' repeats the deletion on many originals and needs a method in [method]; take 'minutes'"
         )
-    if case.spec.method.name == "none":  # the untouched original itself
-        return None
-    return method_named(case.spec.method.name, case.spec.method.params)
+    count = asked_oracles(case.spec)
+    starts, seeds = case.seeds("ensemble original", count), case.seeds("ensemble unlearn", count)
+    return [
+        replace(
+            unlearn_job(case, wanted, TrainJob(f"original {j + 1}", case.recipe, start, case.trained), method),
+            name=f"unlearned {j + 1}",
+            seed=seed,
+        )
+        for j, (start, seed) in enumerate(zip(starts, seeds, strict=True))
+    ]
 
 
-def unlearn_job(case: Case, wanted: Demand, original: str, method: Method) -> UnlearnJob:
-    """The deletion carried out on the stored original."""
+def unlearn_job(case: Case, wanted: Demand, start: ModelJob, method: Method) -> UnlearnJob:
+    """The deletion carried out on the original."""
     return UnlearnJob(
         f"unlearn with {method.name}",
         case.recipe,
         case.seeds("unlearn", 1)[0],
-        original,
+        start,
         method,
         wanted.forget,
         wanted.retain,
-        case.dataset.test,
         wanted.deletion.forget_class,
+        wanted.unseen,
     )
 
 
-def make_original(case: Case, store: Store, *, fresh: bool = False, on_done: OnDone | None = None) -> str:
-    """Key of the original in the store: trained by the recipe, or the user's weights taken in."""
-    if case.spec.model.weights is None:
-        return run_jobs(
-            [case.original], case.train, store, device=case.spec.audit.device, fresh=fresh, on_done=on_done
-        )[0]
-    return _take_in(case, store, case.spec.model.weights)
+def original_job(case: Case, store: Store) -> ModelJob:
+    """The original: trained by the recipe, or the user's weights taken into the store."""
+    weights = case.spec.model.weights
+    return case.original if weights is None else _take_in(case, store, weights, "original")
 
 
-def _take_in(case: Case, store: Store, weights: str) -> str:
+def _take_in(case: Case, store: Store, weights: str, name: str) -> GivenModel:
     """Keep a user's weights in the store under the hash of their bytes."""
     path = case.spec.path(weights)
     planted = read_metadata(path).get("canaries")
@@ -115,90 +133,147 @@ def _take_in(case: Case, store: Store, weights: str) -> str:
     data = pack(model.state_dict(), case.recipe.architecture)
     key = content_key({"job": "given", "sha256": hashlib.sha256(data).hexdigest()})
     if key not in store:
-        store.write(key, data, {"name": path.name})
-    return key
+        store.write(key, data, {"kind": "given", "name": path.name})
+    return GivenModel(name, case.recipe, key)
 
 
 @dataclass(frozen=True, eq=False)
 class Models:
-    """Keys of everything an audit looks at."""
+    """Everything an audit looks at."""
 
-    original: str
-    audited: str
-    oracles: list[str]  # the last one is held out
+    original: ModelJob
+    audited: ModelJob
+    oracles: list[TrainJob]  # the last one is held out
+    ensemble: list[UnlearnJob]
 
 
-def make_models(
-    case: Case, wanted: Demand, store: Store, *, fresh: bool = False, on_done: OnDone | None = None
-) -> Models:
-    """Train, unlearn or take in what the audit needs; finished models in the store are not made again."""
-    device = case.spec.audit.device
+def models_of(case: Case, wanted: Demand, store: Store) -> Models:
+    """The models that the spec speaks of. Weights that were handed in are read: if they do not fit, that shows now."""
     method = method_of(case)
-    # Weights that were handed in are read first: if they do not fit, that shows before an hour of training.
-    given = None if case.spec.model.weights is None else _take_in(case, store, case.spec.model.weights)
-    handed_in = None if case.spec.audit.unlearned is None else _take_in(case, store, case.spec.audit.unlearned)
-    jobs: list[Job] = [*([case.original] if given is None else []), *oracle_jobs(case, wanted)]
-    keys = run_jobs(jobs, case.train, store, device=device, fresh=fresh, on_done=on_done)
-    original = given or keys.pop(0)
-    audited = handed_in or original
-    if method is not None:
-        job = unlearn_job(case, wanted, original, method)
-        audited = run_jobs([job], case.train, store, device=device, fresh=fresh, on_done=on_done)[0]
-    return Models(original, audited, keys)
+    original = original_job(case, store)
+    audited = original
+    if case.spec.audit.unlearned is not None:
+        audited = _take_in(case, store, case.spec.audit.unlearned, "audited")
+    elif method is not None:
+        audited = unlearn_job(case, wanted, original, method)
+    return Models(original, audited, oracle_jobs(case, wanted), ensemble_jobs(case, wanted))
 
 
-def gather(case: Case, wanted: Demand, store: Store, models: Models) -> Evidence:
-    """Run every model once over the audit's points; one model is in memory at a time."""
-    points = join(
-        case.train.take(wanted.requested), case.train.take(wanted.heads), wanted.twins, case.train.take(wanted.tails)
+@dataclass(frozen=True, eq=False)
+class Looks:
+    """What every model is asked: the audit's points, then the large sets on which accuracy is measured."""
+
+    jobs: dict[str, list[ObserveJob]]  # original, audited, oracles (the last one is held out), ensemble
+    y: NDArray[np.int64]
+    ids: tuple[str, ...]  # of the requested examples
+    part: dict[str, NDArray[np.int64]]  # name -> positions among the points of the jobs
+
+
+def looks(case: Case, wanted: Demand, models: Models) -> Looks:
+    """One observation per model over all points, so that the fleet makes model and observation in one go."""
+    rows = {
+        "requested": wanted.requested,
+        "heads": wanted.heads,
+        "tails": wanted.tails,
+        "retain": _sample(wanted.retain),
+        "twins": wanted.twins,
+        "test": _sample(wanted.held_out),
+    }
+    trained = ("requested", "heads", "tails", "retain")
+    points = Points(np.concatenate([rows[name] for name in trained]), np.concatenate([rows["twins"], rows["test"]]))
+    ends = np.cumsum([part.size for part in rows.values()])
+    part = {name: np.arange(end - rows[name].size, end) for name, end in zip(rows, ends, strict=True)}
+    y = np.concatenate([case.train.labels().numpy()[points.train], case.dataset.test.labels().numpy()[points.test]])
+    jobs = {
+        name: [
+            ObserveJob(f"look at {job.name}", (job,), points, logits=True, keep_weights=name != "ensemble")
+            for job in group
+        ]
+        for name, group in (
+            ("original", [models.original]),
+            ("audited", [models.audited]),
+            ("oracles", models.oracles),
+            ("ensemble", models.ensemble),
+        )
+    }
+    return Looks(jobs, y, tuple(case.train.ids[wanted.requested].tolist()), part)
+
+
+def gather(looked: Looks, notes: tuple[Flag, ...], store: Store, keys: Mapping[str, Sequence[str]]) -> Evidence:
+    """The evidence from the observations of every model; one of them is in memory at a time."""
+    order = ("requested", "heads", "twins", "tails")
+    chosen = np.concatenate([looked.part[name] for name in order])
+    group = np.repeat(
+        np.array([Group.REQUESTED, Group.HEADS, Group.TWINS, Group.TAILS], dtype=np.uint8),
+        [looked.part[name].size for name in order],
     )
-    sizes = (wanted.requested.size, wanted.heads.size, len(wanted.twins), wanted.tails.size)
-    group = np.repeat(np.array([Group.REQUESTED, Group.HEADS, Group.TWINS, Group.TAILS], dtype=np.uint8), sizes)
-    large = {"retain": _sample(case.train, wanted.retain), "test": _sample(case.dataset.test, None)}
+    y = looked.y[chosen]
+    splits = {"forget": looked.part["requested"], "canaries": looked.part["heads"]}
+    splits = {name: part for name, part in splits.items() if part.size} | {
+        n: looked.part[n] for n in ("retain", "test")
+    }
     margins: dict[str, FloatArray] = {}
     scores: dict[str, FloatArray] = {}
     correct: dict[str, NDArray[np.int64]] = {}
-    splits = {"forget": group == Group.REQUESTED, "canaries": group == Group.HEADS}
+    outputs: dict[str, NDArray[np.float32]] = {}
+    answers: dict[str, NDArray[np.uint8]] = {}
+    spoken = _sample(np.arange(looked.part["requested"].size), MOST_OUTPUTS)
 
     def look(name: str, keys: Sequence[str]) -> None:
         rows: list[FloatArray] = []
         attacked: list[list[FloatArray]] = []
-        counts: dict[str, list[int]] = {}
+        counts: dict[str, list[int]] = {split: [] for split in splits}
+        said: list[NDArray[np.float32]] = []
+        right_on_test: list[NDArray[np.uint8]] = []
         for key in keys:
-            model: nn.Module = read_model(store, key, case.recipe)
-            seen = observe(model, points, device=case.spec.audit.device)
+            arrays = store.map(key)
+            logits = np.asarray(arrays["logits"][0])[chosen]
+            seen = Observation(chosen.astype(str), y, margin(logits, y), logits)
             rows.append(seen.margins[:, 0])
             attacked.append([attack.score(seen).values for attack in ATTACKS])
-            for split, mask in splits.items():
-                if mask.any():
-                    counts.setdefault(split, []).append(int(np.count_nonzero(rows[-1][mask] > 0)))
-            for split, examples in large.items():
-                right = observe(model, examples, device=case.spec.audit.device).margins[:, 0] > 0
-                counts.setdefault(split, []).append(int(np.count_nonzero(right)))
+            right = np.asarray(arrays["margins"][0, :, 0]) > 0
+            for split, part in splits.items():
+                counts[split].append(int(np.count_nonzero(right[part])))
+            said.append(logits[spoken, 0])
+            right_on_test.append(right[looked.part["test"]].astype(np.uint8))
         single = name != "oracles"
         margins[name] = rows[0] if single else np.stack(rows)
         for i, attack in enumerate(ATTACKS):
             scores[f"{attack.name}/{name}"] = attacked[0][i] if single else np.stack([a[i] for a in attacked])
         for split, values in counts.items():
             correct[f"{name}/{split}"] = np.array(values)
+        outputs[name] = said[0] if single else np.stack(said)
+        answers[name] = right_on_test[0] if single else np.stack(right_on_test)
 
-    look("original", [models.original])
-    look("audited", [models.audited])
-    if models.oracles:
-        look("held_out", models.oracles[-1:])
-        look("oracles", models.oracles[:-1])
-    totals = {"forget": wanted.requested.size, "retain": len(large["retain"]), "test": len(large["test"])}
-    if wanted.heads.size:
-        totals["canaries"] = wanted.heads.size
-    evidence = Evidence(group, points.labels().numpy(), margins, scores, correct, totals, {})
+    look("original", keys["original"])
+    look("audited", keys["audited"])
+    if keys["oracles"]:
+        look("held_out", keys["oracles"][-1:])
+        look("oracles", keys["oracles"][:-1])
+    totals = {name: part.size for name, part in splits.items()}
+    ensemble = [store.map(key)["margins"][0, chosen, 0].astype(np.float64) for key in keys["ensemble"]]
+    evidence = Evidence(
+        group,
+        y,
+        margins,
+        scores,
+        correct,
+        totals,
+        {},
+        ids=looked.ids,
+        logits=outputs,
+        logit_points=chosen[spoken],
+        answers=answers,
+        answer_label=looked.y[looked.part["test"]],
+        ensemble=np.stack(ensemble) if ensemble else None,
+        notes=notes,
+    )
     return dataclasses.replace(evidence, curves=_curves(evidence))
 
 
-def _sample(examples: Examples, rows: NDArray[np.int64] | None) -> Examples:
-    """At most MOST_POINTS of the rows, evenly spread."""
-    rows = np.arange(len(examples)) if rows is None else rows
-    step = max(1, -(-rows.size // MOST_POINTS))
-    return examples.take(rows[::step])
+def _sample(rows: NDArray[np.int64], most: int = MOST_POINTS) -> NDArray[np.int64]:
+    """At most so many of the rows, evenly spread."""
+    return rows[:: max(1, -(-rows.size // most))]
 
 
 def _curves(evidence: Evidence) -> dict[str, FloatArray]:
@@ -233,39 +308,41 @@ def plan_of(case: Case, wanted: Demand) -> Plan:
         power=settings.power,
         seed=settings.seed,
         attack=ATTACKS[0].name,
+        oracles=asked_oracles(case.spec),
+        claim=settings.claim,
+        classes=case.dataset.classes,
     )
 
 
-def audit(
-    spec: Spec,
-    store: Store,
-    *,
-    command: str,
-    fresh: bool = False,
-    on_done: OnDone | None = None,
-    case: Case | None = None,
-) -> tuple[AuditResult, bytes]:
+def fleet_for(
+    case: Case, store: Store, *, engine: str = "local", fresh: bool = False, watch: Watch | None = None
+) -> Fleet:
+    """The fleet that makes a case's models."""
+    return Fleet(case.sets, store, device=case.spec.audit.device, engine=engine, fresh=fresh, watch=watch)
+
+
+def audit(spec: Spec, fleet: Fleet, *, command: str, case: Case | None = None) -> tuple[AuditResult, bytes]:
     """The whole way: data, models, evidence, verdict. Returns the result and its evidence sidecar's bytes.
 
     `case`: the prepared spec, where the caller has it already. Interrupted, the next call goes on from the store.
     """
     started, clock = datetime.now(UTC), time.perf_counter()
     case = case or prepare(spec)
+    store = fleet.store
     wanted = demand(case)
-    models = make_models(case, wanted, store, fresh=fresh, on_done=on_done)
-    evidence = gather(case, wanted, store, models)
-    sidecar = evidence.to_bytes()
-    judgement = judge(evidence, plan_of(case, wanted))
-    record = (
-        OracleRecord(
-            count=len(models.oracles) - 1,
-            seeds=tuple(case.seeds("oracle", len(models.oracles))[:-1]),
-            seconds=_mean_seconds(store, models.oracles),
-            held_out_seed=case.seeds("oracle", len(models.oracles))[-1],
-        )
-        if models.oracles
-        else None
+    models = models_of(case, wanted, store)
+    looked = looks(case, wanted, models)
+    plan = plan_of(case, wanted)
+    request, data, canaries = _request(case, wanted), _data_record(case), _canary_record(case, wanted)
+    keys = {name: [fleet.key(job) for job in group] for name, group in looked.jobs.items()}
+    registration = register(store, plan, request=request, data=data, canaries=canaries, models=keys)
+    made = _made(fleet, looked)
+    evidence = gather(
+        looked, wanted.notes, store, {name: [one.key for one in group if not one.fault] for name, group in made.items()}
     )
+    sidecar = evidence.to_bytes()
+    judgement = judge(evidence, plan)
+    record = _oracle_record(fleet, models, made["oracles"]) if models.oracles else None
     result = AuditResult(
         schema=SCHEMA,
         battery=BATTERY,
@@ -276,19 +353,12 @@ def audit(
         organization=spec.report.organization,
         command=command,
         spec=spec.plain(),
-        request=_request(case, wanted),
-        data=DataRecord(
-            case.dataset.source,
-            case.train.fingerprint,
-            len(case.trained),
-            len(case.dataset.test),
-            case.dataset.shape,
-            case.dataset.classes,
-        ),
-        model=_model_record(case, store, models),
-        method=_method_record(case, store, models),
+        request=request,
+        data=data,
+        model=_model_record(case, fleet, models),
+        method=_method_record(case, fleet, models),
         oracles=record,
-        canaries=_canary_record(case, wanted),
+        canaries=canaries,
         tolerances=dataclasses.asdict(spec.audit.tolerances),
         accuracy=judgement.accuracy,
         tests=judgement.tests,
@@ -307,8 +377,49 @@ def audit(
             started=started.isoformat(timespec="seconds"),
             seconds=round(time.perf_counter() - clock, 3),
         ),
+        claim=plan.claim,
+        nonstandard=judgement.nonstandard,
+        registration=registration,
+        comparisons=judgement.comparisons,
+        individuals=judgement.individuals,
+        collateral=judgement.collateral,
+        privacy=_privacy_record(case, evidence, plan),
     )
     return result, sidecar
+
+
+def _made(fleet: Fleet, looked: Looks) -> dict[str, list[Made]]:
+    """Everything in one fleet: the original and the audited model must be there, an oracle may be missing."""
+    jobs = [job for group in looked.jobs.values() for job in group]
+    results = iter(fleet.attempt(jobs))
+    made = {name: [next(results) for _ in group] for name, group in looked.jobs.items()}
+    for name in ("original", "audited"):
+        if (fault := made[name][0].fault) is not None:
+            raise UsageError(fault)
+    faults = [one.fault for one in made["ensemble"] if one.fault is not None]
+    if faults:
+        raise UsageError(
+            f"ensemble: {len(faults)} of {len(made['ensemble'])} unlearnings failed, the first: {faults[0]}"
+        )
+    oracles = made["oracles"]
+    faults = [one.fault for one in oracles if one.fault is not None]
+    if oracles and len(faults) > len(oracles) - 2:  # no oracle and no held-out one are left
+        raise UsageError(f"oracles: {len(faults)} of {len(oracles)} retrainings failed, the first: {faults[0]}")
+    return made
+
+
+def _oracle_record(fleet: Fleet, models: Models, made: Sequence[Made]) -> OracleRecord:
+    there = [job for job, one in zip(models.oracles, made, strict=True) if one.fault is None]
+    seconds = [s for s in (fleet.store.record(fleet.key(job)).get("seconds") for job in there) if s is not None]
+    return OracleRecord(
+        count=len(there) - 1,
+        seeds=tuple(job.seed for job in there[:-1]),
+        seconds=round(float(np.mean(seconds)), 3) if seconds else None,
+        held_out_seed=there[-1].seed,
+        missing=tuple(
+            f"{job.name}: {one.fault}" for job, one in zip(models.oracles, made, strict=True) if one.fault is not None
+        ),
+    )
 
 
 def save_audit(folder: Path, result: AuditResult, sidecar: bytes) -> Path:
@@ -337,15 +448,40 @@ def _request(case: Case, wanted: Demand) -> Request:
     )
 
 
-def _model_record(case: Case, store: Store, models: Models) -> ModelRecord:
-    def digest(key: str, given: str | None) -> str:
+def _data_record(case: Case) -> DataRecord:
+    return DataRecord(
+        case.dataset.source,
+        case.train.fingerprint,
+        len(case.trained),
+        len(case.dataset.test),
+        case.dataset.shape,
+        case.dataset.classes,
+    )
+
+
+def _privacy_record(case: Case, evidence: Evidence, plan: Plan) -> PrivacyRecord | None:
+    """What private training promises, beside what the canaries of the original measure."""
+    if getattr(case.recipe, "privacy", None) is None:
+        return None
+    from unlearnkit.private import spent  # brings Opacus
+
+    promised = spent(case.recipe, len(case.trained))
+    measured = measured_epsilon(evidence, plan, delta=promised.delta)
+    bound, correct, guesses = measured or (None, 0, 0)
+    return PrivacyRecord(
+        **dataclasses.asdict(promised), measured=bound, guesses=guesses, correct=correct, confidence=plan.confidence
+    )
+
+
+def _model_record(case: Case, fleet: Fleet, models: Models) -> ModelRecord:
+    def digest(job: ModelJob, given: str | None) -> str:
         """Of the file that was handed in, as `sha256sum` gives it; else of the weights as `train` would save them."""
         if given is not None:
             return sha256_file(case.spec.path(given))
-        return hashlib.sha256(pack(store.read(key), case.recipe.architecture)).hexdigest()
+        return hashlib.sha256(pack(fleet.store.read(fleet.key(job)), case.recipe.architecture)).hexdigest()
 
     weights, unlearned = case.spec.model.weights, case.spec.audit.unlearned
-    audited = unlearned or (weights if models.audited == models.original else None)
+    audited = unlearned or (weights if models.audited is models.original else None)
     recipe = dataclasses.asdict(case.recipe)
     recipe.pop("architecture")
     parameters = sum(p.numel() for p in build(case.recipe.architecture, seed=0).parameters())
@@ -358,22 +494,32 @@ def _model_record(case: Case, store: Store, models: Models) -> ModelRecord:
     )
 
 
-def _method_record(case: Case, store: Store, models: Models) -> MethodRecord:
-    method = method_of(case)
-    if method is not None:
-        # Page one names the first few settings; all of them stand in `params` and on a later page.
-        params = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in list(method.params.items())[:3])
+def _method_record(case: Case, fleet: Fleet, models: Models) -> MethodRecord:
+    if isinstance(models.audited, UnlearnJob):
+        method = models.audited.method
         return MethodRecord(
             name=method.name,
-            sentence=f"{method.name}, {params}" if params else method.name,
+            sentence=in_words(method),
             params=method.params,
             saw=method.needs.names(),
-            seed=case.seeds("unlearn", 1)[0],
-            seconds=store.record(models.audited).get("seconds"),
+            seed=models.audited.seed,
+            seconds=fleet.store.record(fleet.key(models.audited)).get("seconds"),
         )
     if case.spec.audit.unlearned is not None:
         return MethodRecord("given", "unlearned elsewhere; the weights were handed in", {}, None, None, None)
     return MethodRecord("none", "nothing: this is the untouched original", {}, (), None, None)
+
+
+def in_words(method: Method) -> str:
+    """For page one: the name, with that of a method inside it, and the first few settings; a later page has all."""
+    inner = [value.name for value in vars(method).values() if isinstance(value, Method)]
+    name = f"{method.name}({', '.join(inner)})" if inner else method.name
+    plain = [
+        f"{key.replace('_', ' ')} {value}"
+        for key, value in method.params.items()
+        if value is not None and not isinstance(value, Mapping)  # None: the method finds it itself
+    ]
+    return ", ".join([name, *plain[:3]])
 
 
 def _canary_record(case: Case, wanted: Demand) -> CanaryRecord | None:
@@ -386,11 +532,6 @@ def _canary_record(case: Case, wanted: Demand) -> CanaryRecord | None:
         case.manifest.commitment,
         opened=case.spec.canaries.manifest is not None,
     )
-
-
-def _mean_seconds(store: Store, keys: Sequence[str]) -> float | None:
-    seconds = [s for s in (store.record(key).get("seconds") for key in keys) if s is not None]
-    return round(float(np.mean(seconds)), 3) if seconds else None
 
 
 def _captions(evidence: Evidence) -> dict[str, str]:

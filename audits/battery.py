@@ -1,15 +1,16 @@
 """The battery: judge(), evidence -> outcomes, controls, flags and verdict; the fixed list of attacks and its version.
 
 judge() is a pure function of arrays and of a plan that is fixed beforehand, so that `unlearnkit verify` can compute
-every statement again from the evidence in a report. Battery 0 holds the coin-flip canary test, oracle rank tests and
-the threshold attack; each has its control inside the audit.
+every statement again from the evidence in a report. Battery 1 has no parameters: coin-flip canary test, oracle rank
+tests and threshold attack decide, each with its control inside the audit; findings about single examples, other
+classes and distances from retraining stand beside them. What a user changes from the standard is listed as such.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -23,19 +24,40 @@ from unlearnkit.audits.designs import (
     CoinDesign,
     Plan,
     RankTest,
+    Tolerances,
     coin_design,
     rank_tests,
     smallest_leak,
 )
+from unlearnkit.audits.epsilon import one_run_epsilon
 from unlearnkit.audits.evidence import Evidence, Group
+from unlearnkit.audits.findings import comparisons, other_classes, single_examples
 from unlearnkit.audits.rank import RankResult, oracle_rank, oracles_needed
 from unlearnkit.audits.roc import clopper_pearson, tpr_at_fpr
 from unlearnkit.audits.verdict import overall, state_of
-from unlearnkit.result import Accuracy, Control, Flag, Interval, Outcome, Quantity, State, Verdict
+from unlearnkit.result import (
+    Accuracy,
+    Collateral,
+    Comparison,
+    Control,
+    Flag,
+    Individuals,
+    Interval,
+    Outcome,
+    Quantity,
+    State,
+    Tier,
+    Verdict,
+)
 
-BATTERY = "0"
+BATTERY = "1"
 ATTACKS = (Threshold(),)  # the first carries the verdict
 
+# The standard of this battery; tolerances have theirs in `Tolerances`.
+ORACLES: dict[Tier, int] = {"seconds": 0, "minutes": 39, "hours": 64}
+SIGNIFICANCE, POWER = 0.05, 0.8
+
+DELTA = 1e-5  # of every ε that is measured
 UNLIKE = 0.05  # accuracy on retained examples below that of every oracle by which an original looks like a stranger
 ENOUGH_CANARIES = 500  # per arm: from here on the coins alone may carry a PASS (audits.md 12)
 
@@ -49,6 +71,22 @@ class Judgement:
     flags: tuple[Flag, ...]
     accuracy: tuple[Accuracy, ...]
     verdict: Verdict
+    nonstandard: tuple[str, ...]
+    comparisons: tuple[Comparison, ...]
+    individuals: Individuals | None
+    collateral: Collateral | None
+
+
+def nonstandard(plan: Plan) -> tuple[str, ...]:
+    """What a plan changes from the standard of this battery, in words."""
+    standard = {"oracles": ORACLES[plan.tier], "significance": SIGNIFICANCE, "power": POWER}
+    pairs = [(name, getattr(plan, name), value) for name, value in standard.items()]
+    usual = Tolerances()
+    pairs += [
+        (f"tolerance {f.name.replace('_', ' ')}", getattr(plan.tolerances, f.name), getattr(usual, f.name))
+        for f in fields(usual)
+    ]
+    return tuple(f"{name} {given:g} instead of {value:g}" for name, given, value in pairs if given != value)
 
 
 @dataclass(frozen=True)
@@ -148,6 +186,7 @@ def _states(families: list[list[_Finding]], tolerances: list[list[float]], plan:
                     p_adjusted=p[i][j],
                     p_tolerance_adjusted=beyond[i][j],
                     significance=plan.significance,
+                    claim=plan.claim,
                 ),
             )
             for j, f in enumerate(family)
@@ -175,7 +214,12 @@ def judge(evidence: Evidence, plan: Plan) -> Judgement:
     severity = {"INVALID": 0, "FAIL": 1, "INCONCLUSIVE": 2, "LEAK_BELOW_TOLERANCE": 3, "PASS": 4}
     # Worst first; what no PASS hangs on stands last, unless it fails.
     outcomes.sort(
-        key=lambda o: (not o.required and o.state != "FAIL", severity[o.state], -abs(o.leak.value) / o.tolerance)
+        key=lambda o: (
+            not o.required and o.state != "FAIL",
+            severity[o.state],
+            not o.required,
+            -abs(o.leak.value) / o.tolerance,
+        )
     )
 
     of_original = [j for family in judged["original"] for j in family]
@@ -190,15 +234,26 @@ def judge(evidence: Evidence, plan: Plan) -> Judgement:
         held_out_failed = [name for name, j in pairs if j.finding.p_tolerance <= plan.significance]
     checks = run_controls(evidence, plan, tests, design, held_out_failed=held_out_failed, caught=caught)
     may_pass = bool(tests) or (design is not None and design.exact and _arm(evidence) >= ENOUGH_CANARIES)
-    word = overall(outcomes, checks, may_pass=may_pass)
+    word = overall(outcomes, checks, may_pass=may_pass, claim=plan.claim)
     verdict = Verdict(
         word=word,
         headline=words.headline(word, outcomes, trace=trace),
-        why=words.why(word, outcomes, checks, trace=trace, may_pass=may_pass),
+        why=words.why(word, outcomes, checks, trace=trace, may_pass=may_pass, claim=plan.claim),
         mde=words.would_have_noticed(outcomes, plan.power),
     )
-    flags = tuple(_flags(evidence, plan, design, trace=trace, caught=caught))
-    return Judgement(tuple(outcomes), checks, flags, _accuracy(evidence, plan), verdict)
+    singles = single_examples(evidence, plan)
+    flags = (*_flags(evidence, plan, design, trace=trace, caught=caught), *_flagged(singles), *evidence.notes)
+    return Judgement(
+        tests=tuple(outcomes),
+        controls=checks,
+        flags=flags,
+        accuracy=_accuracy(evidence, plan),
+        verdict=verdict,
+        nonstandard=nonstandard(plan),
+        comparisons=comparisons(evidence, plan),
+        individuals=singles,
+        collateral=other_classes(evidence, plan),
+    )
 
 
 def _arm(evidence: Evidence) -> int:
@@ -236,6 +291,10 @@ def _coin_outcome(design: CoinDesign, audited: _Judged, original: _Judged, evide
     ]
     if design.exact:
         quantities.append(Quantity("ε of the joint deletion of all canaries, lower bound", coin.epsilon_set, "nats"))
+        record = one_run_epsilon(
+            coin.correct, coin.guesses, canaries=coin.guesses, confidence=plan.confidence, delta=DELTA
+        )
+        quantities.append(Quantity("ε of one canary, lower bound (one run, δ = 10⁻⁵)", record, "nats"))
     scores, heads = design.scores(evidence, "audited", plan), design.heads(evidence)
     for target in (0.01, 0.1):
         name = f"TPR at {target:.0%} FPR".replace("%", "\u00a0%")
@@ -311,6 +370,14 @@ def _flags(evidence: Evidence, plan: Plan, design: CoinDesign | None, *, trace: 
                     "(normalization). Distances from the retrained models then mean little.",
                 )
             )
+    if plan.claim == "exact":
+        flags.append(
+            Flag(
+                "exact claim",
+                "No tolerance is granted: any significant trace is a FAIL. That nothing is found does not prove that "
+                "nothing is left; the MDE says what could remain unseen.",
+            )
+        )
     if not evidence.oracles:
         flags.append(Flag("no oracles", "No model was retrained without the data; this tier can FAIL but seldom PASS."))
     if design is not None and not design.exact:
@@ -339,6 +406,22 @@ def _flags(evidence: Evidence, plan: Plan, design: CoinDesign | None, *, trace: 
             )
         )
     return flags
+
+
+def _flagged(singles: Individuals | None) -> list[Flag]:
+    """Single examples that stand out even when all are counted."""
+    if singles is None or not singles.flagged:
+        return []
+    named = singles.flagged <= len(singles.worst)  # otherwise the direction of some of them is not known here
+    kinds = {one.direction for one in singles.worst[: singles.flagged]} if named else {"remembered", "over-forgotten"}
+    how = " or ".join(sorted(kinds, reverse=True))
+    examples = "1 requested example is" if singles.flagged == 1 else f"{singles.flagged:,} requested examples are"
+    return [
+        Flag(
+            "single examples",
+            f"{examples} {how} compared with retrained models, corrected for all of them ({singles.assumes}).",
+        )
+    ]
 
 
 def _accuracy(evidence: Evidence, plan: Plan) -> tuple[Accuracy, ...]:

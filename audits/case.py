@@ -10,16 +10,19 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from jaxtyping import Shaped
 from numpy.typing import NDArray
 
 from unlearnkit.audits import canaries
+from unlearnkit.audits.duplicates import copies
 from unlearnkit.audits.spec import Spec
 from unlearnkit.data import Dataset, load
-from unlearnkit.fleet import TrainJob
+from unlearnkit.jobs import Sets, TrainJob
+from unlearnkit.methods import method_named
 from unlearnkit.models import Architecture, build
-from unlearnkit.result import UsageError
+from unlearnkit.result import Flag, UsageError
 from unlearnkit.train import Recipe, device_of
-from unlearnkit.types import Deletion, Examples
+from unlearnkit.types import Deletion, Examples, Method, Need
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +43,11 @@ class Case:
         """The training of the original."""
         return TrainJob("original", self.recipe, self.seeds("original", 1)[0], self.trained)
 
+    @property
+    def sets(self) -> Sets:
+        """What the rows of jobs are rows of."""
+        return Sets(self.train, self.dataset.test)
+
     def seeds(self, what: str, count: int) -> list[int]:
         """Seeds of one kind of training; kinds never share one, whatever the audit's seed."""
         tag = int.from_bytes(hashlib.sha256(what.encode()).digest()[:4], "big")
@@ -57,7 +65,10 @@ class Demand:
     requested: NDArray[np.int64]  # forget rows that are no canaries
     heads: NDArray[np.int64]  # forget rows that are
     tails: NDArray[np.int64]  # their counterparts, never used
-    twins: Examples
+    held_out: NDArray[np.int64]  # rows of the test set that the audit looks at
+    twins: NDArray[np.int64]  # of these: the ones matched to the requested examples
+    unseen: NDArray[np.int64] | None  # the other rows of the test set, lent to a method that needs held-out examples
+    notes: tuple[Flag, ...]  # what a reader must know of these sets
 
     @property
     def kind(self) -> Literal["class", "examples"]:
@@ -87,8 +98,10 @@ def prepare(spec: Spec, *, sealed: Path | None = None) -> Case:
         test_fraction=data.test_fraction,
     )
     dataset = dataclasses.replace(loaded, source=data.source)  # as the user wrote it, wherever the command ran
-    architecture = Architecture(spec.model.architecture, dataset.num_classes, dataset.shape)
-    recipe = Recipe(architecture, **dataclasses.asdict(spec.recipe))
+    architecture = Architecture(
+        spec.model.architecture, dataset.num_classes, dataset.shape, private=spec.recipe.privacy is not None
+    )
+    recipe = Recipe(architecture, **vars(spec.recipe))
     build(architecture, seed=0)  # an unknown name or a wrong shape shows before anything is trained
     manifest: canaries.Manifest | None = None
     if spec.canaries.manifest is not None:
@@ -123,6 +136,19 @@ def _sealed(spec: Spec, dataset: Dataset, sealed: Path | None) -> canaries.Manif
     if sealed is not None:
         manifest.save(sealed)
     return manifest
+
+
+def method_of(case: Case, *, required: bool = True) -> Method | None:
+    """The method of the spec, or None where somebody else's result is audited."""
+    if case.spec.audit.unlearned is not None or (case.spec.method is None and not required):
+        return None
+    if case.spec.method is None:
+        raise UsageError(
+            "spec: a [method] section is needed, or audit.unlearned with the weights that somebody else unlearned"
+        )
+    if case.spec.method.name == "none":  # the untouched original itself
+        return None
+    return method_named(case.spec.method.name, case.spec.method.params)
 
 
 def demand(case: Case) -> Demand:
@@ -162,13 +188,52 @@ def demand(case: Case) -> Demand:
     if not retain.size:
         raise UsageError(f"deletion {deletion.id!r}: nothing would be left to train on; keep some examples")
     test_labels = case.dataset.test.labels().numpy()
-    twins = _matched(labels[requested], test_labels)
+    held_out, unseen = np.arange(test_labels.size), None
+    method = method_of(case, required=False)
+    if method is not None and Need.UNSEEN in method.needs:
+        held_out, unseen = _lent(test_labels, case.seeds("unseen", 1)[0])
+    notes: list[Flag] = []
+    asked = held_out[np.isin(test_labels[held_out], labels[requested])]
+    known = copies(case.dataset.test.take(asked), case.train, case.trained)
+    if known:
+        doubles = asked[list(known)]
+        notes.append(_doubles("twins with copies", "held-out examples", case.dataset.test.ids[doubles], "left out"))
+    asked = np.setdiff1d(asked, asked[list(known)])
+    twins = asked[_matched(labels[requested], test_labels[asked])]
+    known = copies(case.train.take(tails), case.train, case.trained)
+    if known:
+        doubles = tails[list(known)]
+        notes.append(_doubles("canaries with copies", "never-used canaries", case.train.ids[doubles], "kept"))
     if not twins.size:
         raise UsageError(
             f"deletion {deletion.id!r}: the test set holds no example of the classes to be forgotten; "
             "held-out examples of them are needed as a comparison"
         )
-    return Demand(deletion, forget, retain, requested, heads, tails, case.dataset.test.take(twins))
+    return Demand(deletion, forget, retain, requested, heads, tails, held_out, twins, unseen, tuple(notes))
+
+
+def _doubles(name: str, what: str, ids: Shaped[np.ndarray, " n"], done: str) -> Flag:
+    return Flag(
+        name,
+        f"{len(ids)} of the {what} have a near-copy among the training examples, the first is {str(ids[0])!r}; they "
+        f"were {done}: a model knows them without having been trained on them.",
+    )
+
+
+def _lent(labels: NDArray[np.int64], seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The test set in two: what the audit looks at, and a fifth of each class for a method that asks for unseen data.
+
+    What a method has seen is no held-out example any more, and must not be compared with.
+    """
+    rng = np.random.default_rng(seed)
+    lent = np.concatenate(
+        [rng.permutation(np.flatnonzero(labels == c))[: np.sum(labels == c) // 5] for c in np.unique(labels)]
+    )
+    if not lent.size:
+        raise UsageError(
+            "spec: the method needs held-out examples of its own, a fifth of the test set, which is too small"
+        )
+    return np.setdiff1d(np.arange(labels.size), lent), np.sort(lent)
 
 
 def _matched(wanted: NDArray[np.int64], held_out: NDArray[np.int64]) -> NDArray[np.int64]:

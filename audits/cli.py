@@ -1,4 +1,4 @@
-"""The command line: `unlearnkit demo, train, unlearn, audit, report, verify, methods, attacks`."""
+"""The command line: `unlearnkit demo, train, unlearn, audit, report, verify, methods, attacks, store`."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ import errno
 import os
 import shlex
 import sys
+import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.filesize import decimal
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -25,7 +27,9 @@ from unlearnkit.result import EXIT_CODES, AuditResult, UsageError
 if TYPE_CHECKING:
     from unlearnkit.audits.case import Case
     from unlearnkit.audits.spec import Spec
-    from unlearnkit.fleet import Job
+    from unlearnkit.fleet import Progress as FleetProgress
+    from unlearnkit.fleet import Watch
+    from unlearnkit.store import Fault, Store
 
 app = typer.Typer(
     help="Did this model forget what it was asked to forget? Carry out a deletion, audit it, write the report.",
@@ -41,7 +45,12 @@ errors = Console(stderr=True)
 SpecArgument = Annotated[Path, typer.Argument(help="The TOML spec.", metavar="SPEC.toml", show_default=False)]
 OutOption = Annotated[Path, typer.Option("--out", help="Folder for everything that is written.")]
 StoreOption = Annotated[
-    Path | None, typer.Option("--store", help="Folder of finished models; default: OUT/store.", show_default=False)
+    str | None,
+    typer.Option(
+        "--store",
+        help="Where finished models are kept: a folder or a URL (s3://…); default: OUT/store.",
+        show_default=False,
+    ),
 ]
 FreshOption = Annotated[
     bool, typer.Option("--fresh/--resume", help="Make every model anew / take finished ones from the store.")
@@ -49,6 +58,7 @@ FreshOption = Annotated[
 TierOption = Annotated[
     str | None, typer.Option(help="seconds or minutes; overrides the spec's audit.tier.", show_default=False)
 ]
+EngineOption = Annotated[str, typer.Option(help="local (processes on this machine) or ray (a cluster).")]
 DeviceOption = Annotated[
     str | None, typer.Option(help="cpu, cuda or cuda:N; overrides the spec's audit.device.", show_default=False)
 ]
@@ -82,31 +92,55 @@ def _root(
 
 
 @contextlib.contextmanager
-def _progress(title: str) -> Iterator[Callable[[int], Callable[[Job, bool], None]]]:
-    """One live bar: what was finished last, how many are left. Plain lines where the output is no terminal."""
+def _progress(title: str) -> Iterator[Watch]:
+    """One live view of the fleet: what runs, how much is done, what is left. Plain lines where there is no terminal."""
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
+        TextColumn("{task.fields[left]}"),
     )
     with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar:
+        task = bar.add_task(title, total=None, left="")
+        told = -1
 
-        def start(total: int) -> Callable[[Job, bool], None]:
-            task = bar.add_task(title, total=total)
-            done = 0
+        def watch(fleet: FleetProgress) -> None:
+            nonlocal told
+            left = _left(fleet)
+            running = ", ".join(fleet.running[:2]) + (
+                f" and {len(fleet.running) - 2} more" if fleet.running[2:] else ""
+            )
+            failed = f" [red]{fleet.failed} failed[/]" if fleet.failed else ""
+            bar.update(
+                task,
+                total=fleet.total,
+                completed=fleet.done,
+                description=f"{title}: {escape(running)}{failed}" if running else f"{title}{failed}",
+                left=left,
+            )
+            tenth = 10 * fleet.done // max(1, fleet.total)
+            if not errors.is_terminal and tenth > told:
+                told = tenth
+                kept = f", {fleet.kept} kept" if fleet.kept else ""
+                failures = f", {fleet.failed} failed" if fleet.failed else ""
+                errors.print(
+                    f"{title}: {fleet.done} of {fleet.total}{kept}{failures}{', ' + left if left else ''}",
+                    highlight=False,
+                )
 
-            def on_done(job: Job, was_there: bool) -> None:
-                nonlocal done
-                done += 1
-                bar.update(task, advance=1, description=f"{title}: {job.name}{' (kept)' if was_there else ''}")
-                if not errors.is_terminal and (done == total or done % max(1, total // 5) == 0):
-                    errors.print(f"{title}: {done} of {total} models, last {job.name}", highlight=False)
+        yield watch
 
-            return on_done
 
-        yield start
+def _left(fleet: FleetProgress) -> str:
+    """Rate and remaining time, once there is a rate."""
+    if fleet.remaining is None or fleet.done == fleet.total:
+        return ""
+    rate = (fleet.done - fleet.kept) / fleet.seconds
+    pace = f"{rate:.1f}/s" if rate >= 1 else f"{1 / rate:.1f} s each"
+    minutes, seconds = divmod(round(fleet.remaining), 60)
+    return f"{pace}, {f'{minutes} min ' if minutes else ''}{seconds} s left"
 
 
 def _spec(path: Path, tier: str | None, device: str | None) -> Spec:
@@ -122,13 +156,12 @@ def train(
     store: StoreOption = None,
     fresh: FreshOption = False,
     device: DeviceOption = None,
+    engine: EngineOption = "local",
 ) -> None:
     """Train the original, with committed canaries if the spec plants any."""
-    from unlearnkit.audits.audit import make_original
+    from unlearnkit.audits.audit import fleet_for
     from unlearnkit.audits.case import prepare
-    from unlearnkit.fleet import read_model
     from unlearnkit.models import save_model
-    from unlearnkit.store import Store
 
     spec = _spec(spec_path, None, device)
     if spec.model.weights is not None:
@@ -140,10 +173,10 @@ def train(
             markup=False,
         )
         console.print(f"  commitment to publish before anybody audits: {case.manifest.commitment}", highlight=False)
-    keep = Store(store or out / "store")
-    with _progress("training") as start:
-        key = make_original(case, keep, fresh=fresh, on_done=start(1))
-    model = read_model(keep, key, case.recipe)
+    with _progress("training") as watch:
+        fleet = fleet_for(case, _store(store, out), engine=engine, fresh=fresh, watch=watch)
+        fleet.run([case.original])
+    model = fleet.read(case.original)
     save_model(out / "model.safetensors", model, case.recipe.architecture, **_planted(case))
     console.print(f"model: {out}/model.safetensors", markup=False, highlight=False)
 
@@ -155,28 +188,26 @@ def unlearn(
     store: StoreOption = None,
     fresh: FreshOption = False,
     device: DeviceOption = None,
+    engine: EngineOption = "local",
 ) -> None:
     """Carry out the deletion with the spec's method; trains the original first where no weights are given."""
-    from unlearnkit.audits.audit import make_original, method_of, unlearn_job
-    from unlearnkit.audits.case import demand, prepare
-    from unlearnkit.fleet import read_model, run_jobs
+    from unlearnkit.audits.audit import fleet_for, original_job, unlearn_job
+    from unlearnkit.audits.case import demand, method_of, prepare
     from unlearnkit.models import save_model
-    from unlearnkit.store import Store
 
     case = prepare(_spec(spec_path, None, device), sealed=out / "canaries.json")
     wanted = demand(case)
     method = method_of(case)
     if method is None:
         raise UsageError("unlearn: name the method that is to forget in [method]; 'unlearnkit methods' lists them")
-    keep = Store(store or out / "store")
-    with _progress("unlearning") as start:
-        on_done = start(2)
-        original = make_original(case, keep, fresh=fresh, on_done=on_done)
-        job = unlearn_job(case, wanted, original, method)
-        key = run_jobs([job], case.train, keep, device=case.spec.audit.device, fresh=fresh, on_done=on_done)[0]
+    keep = _store(store, out)
+    job = unlearn_job(case, wanted, original_job(case, keep), method)
+    with _progress("unlearning") as watch:
+        fleet = fleet_for(case, keep, engine=engine, fresh=fresh, watch=watch)
+        key = fleet.run([job])[0]
     save_model(
         out / "unlearned.safetensors",
-        read_model(keep, key, case.recipe),
+        fleet.read(job),
         case.recipe.architecture,
         method=method.name,
         deletion=wanted.deletion.id,
@@ -199,24 +230,19 @@ def audit(
     store: StoreOption = None,
     fresh: FreshOption = False,
     device: DeviceOption = None,
+    engine: EngineOption = "local",
 ) -> None:
     """Train, unlearn, retrain, attack, judge; writes audit.json, its evidence and report.pdf. Exit code by verdict."""
     from unlearnkit.audits.audit import audit as run_audit
+    from unlearnkit.audits.audit import fleet_for
     from unlearnkit.audits.case import prepare
-    from unlearnkit.store import Store
 
     spec = _spec(spec_path, tier, device)
     _check_writable(out)
     case = prepare(spec, sealed=out / "canaries.json")
-    with _progress("audit") as start:
-        result, sidecar = run_audit(
-            spec,
-            Store(store or out / "store"),
-            command=_command(),
-            fresh=fresh,
-            on_done=start(_models_needed(spec)),
-            case=case,
-        )
+    with _progress("audit") as watch:
+        fleet = fleet_for(case, _store(store, out), engine=engine, fresh=fresh, watch=watch)
+        result, sidecar = run_audit(spec, fleet, command=_command(), case=case)
     _finish(out, result, sidecar)
     raise typer.Exit(EXIT_CODES[result.verdict.word])
 
@@ -226,10 +252,10 @@ def _planted(case: Case) -> dict[str, str]:
     return {} if case.manifest is None else {"canaries": case.manifest.commitment}
 
 
-def _models_needed(spec: Spec) -> int:
-    oracles = 0 if spec.audit.tier == "seconds" else spec.audit.oracles + 1
-    ours = spec.audit.unlearned is None and spec.method is not None and spec.method.name != "none"
-    return oracles + (spec.model.weights is None) + ours
+def _store(url: str | None, out: Path) -> Store:
+    from unlearnkit.store import Store
+
+    return Store(url or out / "store")
 
 
 def _finish(out: Path, result: AuditResult, sidecar: bytes) -> Path:
@@ -323,7 +349,7 @@ def methods() -> None:
     """What methods there are, what each must see, and its hyperparameters."""
     from unlearnkit.methods import METHODS
 
-    _list("method", "must see", {method: _needs(method.needs.names()) for method in METHODS.values()})
+    _list("method", "must see", {method: _needs(method().needs.names()) for method in METHODS.values()})
 
 
 @app.command(epilog=_example("unlearnkit attacks"))
@@ -338,9 +364,10 @@ def _list(kind: str, third: str, things: dict[type, str]) -> None:
     """A table of dataclasses: name, first line of the file, what `third` says, fields with their defaults."""
     table = Table()
     for column in (kind, "what it does", third, "parameters"):
-        table.add_column(column)
+        table.add_column(column, overflow="fold")
     for thing, said in things.items():
-        fields = ", ".join(f"{f.name}={f.default}" for f in dataclasses.fields(thing))
+        # A method inside the method is named only; its own settings stand in its own row.
+        fields = " ".join(f"{f.name}={getattr(f.default, 'name', f.default)}" for f in dataclasses.fields(thing))
         table.add_row(thing.__name__, _first_line(thing), said, fields or "none")
     console.print(table)
 
@@ -363,6 +390,93 @@ def _needs(names: tuple[str, ...]) -> str:
     return ", ".join(words)
 
 
+store_app = typer.Typer(help="What a store keeps: list it, clean it up, check every byte.", no_args_is_help=True)
+app.add_typer(store_app, name="store", epilog=_example("unlearnkit store ls unlearnkit-out/store"))
+
+StoreArgument = Annotated[str, typer.Argument(help="A folder, or a URL (s3://…).", metavar="STORE", show_default=False)]
+
+
+@store_app.command("ls", epilog=_example("unlearnkit store ls unlearnkit-out/store"))
+def store_ls(store: StoreArgument) -> None:
+    """What is kept, the largest first: where a bucket does not tell when it was read, last used means made."""
+    from unlearnkit.store import Store
+
+    entries = Store(store).entries()
+    table = Table()
+    for column in ("key", "kind"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("name", overflow="fold")
+    for column in ("size", "made in", "last used"):
+        table.add_column(column, justify="right", no_wrap=True)
+    now = time.time()
+    for entry in entries:
+        made = "?" if entry.seconds is None else f"{entry.seconds:,.1f} s"
+        age = _age(now - entry.used)
+        table.add_row(entry.key[:12], escape(entry.kind), escape(entry.name), decimal(entry.bytes), made, age)
+    if entries:
+        console.print(table)
+    console.print(_results(len(entries), sum(entry.bytes for entry in entries)), highlight=False)
+
+
+def _age(seconds: float) -> str:
+    """`3 days ago`, in the largest unit that leaves a whole number."""
+    for unit, length in (("day", 86_400), ("hour", 3_600), ("minute", 60)):
+        if seconds >= length:
+            number = int(seconds // length)
+            return f"{number} {unit}{'s' if number > 1 else ''} ago"
+    return "just now"
+
+
+def _results(count: int, size: int) -> str:
+    return f"{count:,} result{'' if count == 1 else 's'}, {decimal(size)}"
+
+
+def _show_faults(faults: Sequence[Fault]) -> None:
+    for fault in faults:
+        console.print(f"{fault.path}: {fault.reason}", markup=False, highlight=False, soft_wrap=True)
+
+
+@store_app.command("gc", epilog=_example("unlearnkit store gc unlearnkit-out/store --unused-for 30 --dry-run"))
+def store_gc(
+    store: StoreArgument,
+    unused_for: Annotated[
+        float | None,
+        typer.Option(help="Also results that nobody has read for so many days.", min=0, show_default=False),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be deleted.")] = False,
+) -> None:
+    """Delete what is damaged or left over from interrupted writes and, on request, what nobody uses."""
+    from unlearnkit.store import Store
+
+    gone = Store(store).collect(unused_for=unused_for, dry_run=dry_run)
+    _show_faults(gone)
+    done = "would be deleted" if dry_run else "deleted"
+    files = f"{len(gone):,} file{'' if len(gone) == 1 else 's'}"
+    console.print(f"{done}: {files}, {decimal(sum(fault.bytes for fault in gone))}", highlight=False)
+
+
+@store_app.command("verify", epilog=_example("unlearnkit store verify unlearnkit-out/store"))
+def store_verify(store: StoreArgument) -> None:
+    """Hold every result against its hash and its key. Exit code 1 when something is damaged."""
+    from unlearnkit.store import Store
+
+    kept = Store(store)
+    faults = kept.faults()
+    _show_faults(faults)
+    if faults:
+        files = "1 file is" if len(faults) == 1 else f"{len(faults):,} files are"
+        advice = shlex.join(["unlearnkit", "store", "gc", store])
+        console.print(
+            f"[bold red]DAMAGED[/]  {files} no part of a whole result; delete with: {escape(advice)}, and run again",
+            highlight=False,
+            soft_wrap=True,
+        )
+        raise typer.Exit(1)
+    entries = kept.entries()
+    total = _results(len(entries), sum(entry.bytes for entry in entries))
+    console.print(f"[bold green]WHOLE[/]  {total}", highlight=False)
+
+
 @app.command(epilog=_example("unlearnkit demo --out unlearnkit-demo"))
 def demo(
     out: OutOption = Path("unlearnkit-demo"),
@@ -372,8 +486,8 @@ def demo(
     from unlearnkit.audits.demo import run_demo
 
     _check_writable(out)
-    with _progress("demo") as start:
-        told = run_demo(out, fresh=fresh, start=start)
+    with _progress("demo") as watch:
+        told = run_demo(out, fresh=fresh, watch=watch)
     table = Table(title="Six audits on scikit-learn's digits", title_justify="left")
     for column in ("asked", "done", "verdict", "why", "report"):
         table.add_column(column, overflow="fold")

@@ -36,6 +36,7 @@ def run_controls(
     own (the examples left no measurable trace), so no control is listed.
     """
     found = [
+        _all_retrained(evidence, plan),
         None if held_out_failed is None else _held_out_accepted(held_out_failed),
         _shuffled_at_chance(evidence, plan, design),
         _planted_found(evidence, plan, tests),
@@ -49,6 +50,20 @@ def run_controls(
         else None,
     ]
     return tuple(control for control in found if control is not None)
+
+
+def _all_retrained(evidence: Evidence, plan: Plan) -> Control | None:
+    """Every oracle that was asked for is there: those that are left after a choice are no fair sample."""
+    if not plan.oracles:
+        return None
+    missing = plan.oracles - evidence.oracles
+    if missing:
+        return Control(
+            "all oracles retrained",
+            False,
+            f"{missing} of {plan.oracles} retrained references are missing; what is left was not chosen by chance.",
+        )
+    return Control("all oracles retrained", True, f"All {plan.oracles} references that were asked for are there.")
 
 
 def _held_out_accepted(failed: Sequence[str]) -> Control:
@@ -123,7 +138,7 @@ def _planted_found(evidence: Evidence, plan: Plan, tests: Sequence[RankTest]) ->
         found, trials = 0, sum(value is not None for value in tried)
         for j, value in enumerate(tried):
             if value is not None:
-                values = np.concatenate([[value], np.delete(base, j)])[:, None]
+                values = np.concatenate([[base[j] + value], np.delete(base, j)])[:, None]
                 rank = oracle_rank(values, tolerances=np.array([test.tolerance]), confidence=plan.confidence)[0]
                 found += rank.p <= plan.significance
         needed = int(stats.binom.ppf(SLACK, trials or len(pool), plan.power))
@@ -134,7 +149,7 @@ def _planted_found(evidence: Evidence, plan: Plan, tests: Sequence[RankTest]) ->
 
 
 def _planted(test: RankTest, row: FloatArray, size: float, evidence: Evidence) -> float | None:
-    """One model's statistic after its member points were raised until it rose by `size`.
+    """How far one model's statistic moved when its member points were raised until it had risen by `size`.
 
     Where the statistic ends before that (an AUC ends at 1), they are lowered until it fell by as much; None where
     neither is possible.
@@ -142,9 +157,9 @@ def _planted(test: RankTest, row: FloatArray, size: float, evidence: Evidence) -
     start = _raised(test, row, 0.0, evidence)
     up = _solve(lambda by: _raised(test, row, by, evidence) - start - size)
     if up is not None:
-        return _raised(test, row, up, evidence)
+        return _raised(test, row, up, evidence) - start
     down = _solve(lambda by: start - size - _raised(test, row, -by, evidence))
-    return None if down is None else _raised(test, row, -down, evidence)
+    return None if down is None else _raised(test, row, -down, evidence) - start
 
 
 def _raised(test: RankTest, row: FloatArray, by: float, evidence: Evidence) -> float:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from unlearnkit.audits.audit import OnDone, audit, oracle_jobs, save_audit
+from unlearnkit.audits.audit import audit, fleet_for, looks, models_of, save_audit
 from unlearnkit.audits.case import demand, prepare
 from unlearnkit.audits.spec import Spec, parse_spec
-from unlearnkit.fleet import run_jobs
+from unlearnkit.fleet import Watch
 from unlearnkit.reports.pdf import write_report
 from unlearnkit.result import AuditResult
 from unlearnkit.store import Store
@@ -56,35 +55,31 @@ def specs() -> dict[tuple[str, str], Spec]:
     }
 
 
-def run_demo(out: Path, *, fresh: bool, start: Callable[[int], OnDone]) -> list[Audited]:
+def run_demo(out: Path, *, fresh: bool, watch: Watch) -> list[Audited]:
     """Train everything in one fleet, then audit and write six reports."""
     store = Store(out / "store")
     every = specs()
     case = prepare(every["tenth", "original"])
     cases = {key: replace(case, spec=spec) for key, spec in every.items()}
-    # One fleet for all retrainings: both cores stay busy from the first model to the last.
-    wanted = {deletion: demand(cases[deletion, "original"]) for deletion in DELETIONS}
-    jobs = [case.original, *(job for d in DELETIONS for job in oracle_jobs(cases[d, "original"], wanted[d]))]
-    on_done = start(len(jobs) + 4)
-    run_jobs(jobs, case.train, store, fresh=fresh, on_done=on_done)
+    # One fleet for everything: both cores stay busy from the first model to the last.
+    wanted = {key: demand(this) for key, this in cases.items()}
+    models = {key: models_of(this, wanted[key], store) for key, this in cases.items()}
+    jobs = [
+        job
+        for key, this in cases.items()
+        for group in looks(this, wanted[key], models[key]).jobs.values()
+        for job in group
+    ]
+    fleet = fleet_for(case, store, fresh=fresh, watch=watch)
+    fleet.run(jobs)
+    fleet.watch = None  # the audits find everything made
     told: list[Audited] = []
     for (deletion, subject), spec in every.items():
-        this = cases[deletion, subject]
-        result, sidecar = audit(spec, store, command="unlearnkit demo", case=this, on_done=_new(on_done))
+        result, sidecar = audit(spec, fleet, command="unlearnkit demo", case=cases[deletion, subject])
         folder = out / f"{deletion}-{subject}"
         write_report(save_audit(folder, result, sidecar), folder / "report.pdf")
         asked, (done, _, expected) = DELETIONS[deletion][0], SUBJECTS[subject]
         told.append(Audited(asked, done, expected, result, folder / "report.pdf"))
-    return told
-
-
-def _new(on_done: OnDone) -> OnDone:
-    """Count only models that were not made before; the fleet has told of the others already."""
-
-    def told(job: Any, was_there: bool) -> None:
-        if not was_there:
-            on_done(job, False)
-
     return told
 
 

@@ -14,9 +14,7 @@ from scipy.special import expit
 from unlearnkit.audits.evidence import Evidence, FloatArray, Group
 from unlearnkit.audits.rank import margin_z, mde_factor, planted_mde
 from unlearnkit.audits.roc import auc
-from unlearnkit.result import UsageError
-
-Tier = Literal["seconds", "minutes"]
+from unlearnkit.result import Claim, Tier, UsageError
 
 MIN_CANARIES = 20  # per arm: below, the coin test could not see a perfect memory with power 0.8 at a fair tolerance
 
@@ -29,15 +27,24 @@ class Tolerances:
     margin: shift of the mean margin of individual examples, in standard deviations between retrained models.
     class_margin: the same for a whole class, whose margins move together from one retraining to the next.
     recognition: mean confidence in the forgotten class beyond that of retrained models.
+    worst: how far the worst twentieth of the requested examples lies from retrained models, in their σ, beyond what a
+        retrained model's worst twentieth does.
     """
 
     auc: float = 0.05
     margin: float = 1.0
     class_margin: float = 3.0
     recognition: float = 0.05
+    worst: float = 1.0
 
     def __post_init__(self) -> None:
-        for name, top in (("auc", 0.5), ("margin", 100.0), ("class_margin", 100.0), ("recognition", 1.0)):
+        for name, top in (
+            ("auc", 0.5),
+            ("margin", 100.0),
+            ("class_margin", 100.0),
+            ("recognition", 1.0),
+            ("worst", 100.0),
+        ):
             value = getattr(self, name)
             if not 0 < value < top:
                 hint = f"; write {value:g} percent as {value / 100:g}" if 1 <= value < 100 and top <= 1 else ""
@@ -55,6 +62,9 @@ class Plan:
     power: float
     seed: int
     attack: str  # name of the attack that carries the verdict
+    oracles: int = 0  # retrained references that were asked for
+    claim: Claim = "approximate"  # exact: the controller says that nothing is left, and no tolerance is granted
+    classes: tuple[str, ...] = ()  # names, for the table of classes
 
     @property
     def confidence(self) -> float:
@@ -118,6 +128,24 @@ class Recognition(RankTest):
 
 
 @dataclass(frozen=True)
+class WorstTwentieth(RankTest):
+    """Mean |z| of the 5 % of examples that lie farthest from the other models: what a mean over all would hide.
+
+    Each of the n + 1 models is held against the other n, so their values are exchangeable (audits.md A5).
+    """
+
+    def values(self, stack: FloatArray, evidence: Evidence) -> FloatArray:
+        rows = evidence.rows(self.members)
+        if len(stack) == evidence.oracles + 1:
+            z = margin_z(stack[:, rows])
+        else:  # a control asks about one planted model at a time
+            oracles = evidence.margins["oracles"][:, rows]
+            z = np.concatenate([margin_z(np.concatenate([row[None, rows], oracles]))[:1] for row in stack])
+        worst = max(1, rows.size // 20)
+        return np.asarray(np.partition(np.abs(z), rows.size - worst, axis=1)[:, -worst:].mean(axis=1))
+
+
+@dataclass(frozen=True)
 class AttackAdvantage(RankTest):
     """AUC of an attack that tells requested examples from held-out twins in one model, against the oracles' AUC.
 
@@ -160,7 +188,8 @@ def rank_tests(evidence: Evidence, plan: Plan) -> tuple[RankTest, ...]:
             attack,
         )
     tests: list[RankTest] = [
-        MarginShift("Oracle rank, mean margin", "σ", "requested", tolerance.margin, Group.REQUESTED, True)
+        MarginShift("Oracle rank, mean margin", "σ", "requested", tolerance.margin, Group.REQUESTED, True),
+        WorstTwentieth("Oracle rank, worst examples", "σ", "requested", tolerance.worst, Group.REQUESTED, False),
     ]
     if min(evidence.rows(Group.HEADS).size, evidence.rows(Group.TAILS).size) >= MIN_CANARIES:
         tests.append(

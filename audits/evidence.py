@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import enum
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
-from unlearnkit.result import UsageError
+from unlearnkit.result import Flag, UsageError
 
 FloatArray = NDArray[np.float64]
+_NAMED = ("margins", "scores", "correct", "logits", "answers")  # arrays by model
+
+
+def _none() -> NDArray[np.int64]:
+    return np.empty(0, dtype=np.int64)
 
 
 class Group(enum.IntEnum):
@@ -39,9 +46,18 @@ class Evidence:
     correct: Mapping[str, NDArray[np.int64]]  # "model/split" -> [] or [oracle]
     sizes: Mapping[str, int]  # split -> number of examples
     curves: Mapping[str, FloatArray]  # what the figures draw
+    ids: tuple[str, ...] = ()  # of the requested points
+    logits: Mapping[str, NDArray[np.float32]] = field(
+        default_factory=dict
+    )  # model -> [logit point, class], oracles first
+    logit_points: NDArray[np.int64] = field(default_factory=_none)  # positions of these among the points
+    answers: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)  # model -> right or wrong, [held-out point]
+    answer_label: NDArray[np.int64] = field(default_factory=_none)  # [held-out point]
+    ensemble: FloatArray | None = None  # margins of many unlearned models, [model, point]
+    notes: tuple[Flag, ...] = ()  # what a reader must know of the points
 
     def __post_init__(self) -> None:
-        points = self.group.shape
+        points_shape = self.group.shape
         missing = [f"margins/{model}" for model in ("original", "audited") if model not in self.margins]
         if "oracles" in self.margins and "held_out" not in self.margins:
             missing.append("margins/held_out")
@@ -49,11 +65,26 @@ class Evidence:
             raise UsageError(f"evidence: {missing[0]} is missing; an audit needs it")
         for name, array in (*self.margins.items(), *self.scores.items()):
             rows = 2 if name.rpartition("/")[2] == "oracles" else 1
-            if array.ndim != rows or array.shape[-1:] != points or not np.isfinite(array).all():
-                raise UsageError(f"evidence: {name} must be finite with {points[0]} points, got shape {array.shape}")
+            if array.ndim != rows or array.shape[-1:] != points_shape or not np.isfinite(array).all():
+                raise UsageError(
+                    f"evidence: {name} must be finite with {points_shape[0]} points, got shape {array.shape}"
+                )
+        self._check_part("logits", self.logits, self.logit_points.size)
+        self._check_part("answers", self.answers, self.answer_label.size)
+        if self.ids and len(self.ids) != self.rows(Group.REQUESTED).size:
+            raise UsageError(f"evidence: {len(self.ids)} ids name {self.rows(Group.REQUESTED).size} requested points")
+        if self.ensemble is not None and self.ensemble.shape[1:] != points_shape:
+            raise UsageError(f"evidence: ensemble must have {points_shape[0]} points, got shape {self.ensemble.shape}")
         unscored = {f"{name.partition('/')[0]}/{model}" for name in self.scores for model in self.margins}
         if absent := sorted(unscored - set(self.scores)):
             raise UsageError(f"evidence: scores/{absent[0]} is missing; every model must be attacked")
+
+    def _check_part(self, what: str, arrays: Mapping[str, NDArray[Any]], points: int) -> None:
+        """[point, ...], or [oracle, point, ...], on a set of points of its own."""
+        for model, array in arrays.items():
+            start = (self.oracles, points) if model == "oracles" else (points,)
+            if array.shape[: len(start)] != start or not np.isfinite(array).all():
+                raise UsageError(f"evidence: {what}/{model} must be finite with {points} points, got {array.shape}")
 
     def rows(self, group: Group) -> NDArray[np.int64]:
         """Positions of a group's points."""
@@ -71,10 +102,21 @@ class Evidence:
     def to_bytes(self) -> bytes:
         """The sidecar file: safetensors, same arrays in, same bytes out."""
         arrays: dict[str, NDArray[np.generic]] = {"points/group": self.group, "points/label": self.label}
-        for prefix, part in (("margins", self.margins), ("scores", self.scores), ("correct", self.correct)):
+        named: dict[str, Mapping[str, NDArray[Any]]] = {name: getattr(self, name) for name in _NAMED}
+        for prefix, part in named.items():
             arrays |= {f"{prefix}/{name}": np.atleast_1d(value) for name, value in part.items()}
         arrays |= {f"sizes/{name}": np.array([size]) for name, size in self.sizes.items()}
         arrays |= dict(self.curves)
+        if self.ids:
+            arrays["ids"] = np.frombuffer(json.dumps(self.ids).encode(), dtype=np.uint8)
+        if self.notes:
+            arrays["notes"] = np.frombuffer(json.dumps([asdict(note) for note in self.notes]).encode(), dtype=np.uint8)
+        if self.logits:
+            arrays["logit_points"] = self.logit_points
+        if self.answers:
+            arrays["answer_label"] = self.answer_label
+        if self.ensemble is not None:
+            arrays["ensemble"] = self.ensemble
         return save({name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)})
 
     @classmethod
@@ -83,8 +125,10 @@ class Evidence:
         try:
             arrays = load(data)
             part = {
-                prefix: {name.removeprefix(f"{prefix}/"): a for name, a in arrays.items() if name.startswith(prefix)}
-                for prefix in ("margins", "scores", "correct", "sizes")
+                prefix: {
+                    name.removeprefix(f"{prefix}/"): a for name, a in arrays.items() if name.startswith(f"{prefix}/")
+                }
+                for prefix in (*_NAMED, "sizes")
             }
             return cls(
                 group=arrays["points/group"],
@@ -94,6 +138,15 @@ class Evidence:
                 correct=part["correct"],
                 sizes={name: int(size[0]) for name, size in part["sizes"].items()},
                 curves={name: a for name, a in arrays.items() if name.startswith("roc/")},
+                ids=tuple(json.loads(arrays["ids"].tobytes())) if "ids" in arrays else (),
+                logits=part["logits"],
+                logit_points=arrays.get("logit_points", _none()),
+                answers=part["answers"],
+                answer_label=arrays.get("answer_label", _none()),
+                ensemble=arrays.get("ensemble"),
+                notes=tuple(Flag(**note) for note in json.loads(arrays["notes"].tobytes()))
+                if "notes" in arrays
+                else (),
             )
         except Exception as error:
             raise UsageError(f"{what}: not readable as the evidence of an audit ({error})") from error

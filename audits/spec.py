@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 import pydantic
 from pydantic import TypeAdapter
 
-from unlearnkit.audits.designs import Tier, Tolerances
-from unlearnkit.result import UsageError, nearest
-from unlearnkit.train import Augmentation, OptimizerName, Schedule
+from unlearnkit.audits.designs import Tolerances
+from unlearnkit.result import Claim, Tier, UsageError, nearest
+from unlearnkit.train import Augmentation, OptimizerName, Privacy, Schedule
 
 T = TypeVar("T")
 
@@ -56,6 +56,8 @@ class RecipeSpec:
     augment: Augmentation = "none"
     label_smoothing: float = 0.0
     trainer: str | None = None
+    compiled: bool = False
+    privacy: Privacy | None = None  # [recipe.privacy]
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,8 @@ class AuditSpec:
 
     tier: Tier = "minutes"
     seed: int = 0
-    oracles: int = 39  # models retrained without the data
+    oracles: int | None = None  # models retrained without the data; left out: the standard of the tier
+    claim: Claim = "approximate"  # exact: grant no tolerance
     significance: float = 0.05
     power: float = 0.8
     unlearned: str | None = None  # weights that somebody else unlearned; takes the place of [method]
@@ -202,16 +205,22 @@ def _method(values: Mapping[str, Any], what: str) -> MethodSpec:
 
 
 def _section(kind: type[T], values: Mapping[str, Any], where: str) -> T:
-    known = [f.name for f in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    fields = dataclasses.fields(kind)  # type: ignore[arg-type]
+    known = [f.name for f in fields]
+    hints = typing.get_type_hints(kind)
     for key, value in values.items():
         if key not in known:
             hint = nearest(key, known) or f"; known are {', '.join(known)}"
             raise UsageError(f"{where}.{key}: unknown key{hint}")
-        if key == "tolerances" and not isinstance(value, Tolerances):
+        inner = _inner(hints[key])
+        if inner is not None and value is not None and not isinstance(value, inner):
             if not isinstance(value, Mapping):
-                raise UsageError(f"{where}.{key}: must be a section ([audit.tolerances]), got {value!r}")
-            values = {**values, key: _section(Tolerances, value, f"{where}.{key}")}
-    hints = typing.get_type_hints(kind)
+                table = f"{where.rpartition(' ')[2]}.{key}"
+                raise UsageError(f"{where}.{key}: must be a section ([{table}]), got {value!r}")
+            values = {**values, key: _section(inner, value, f"{where}.{key}")}
+    for f in fields:
+        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING and f.name not in values:
+            raise UsageError(f"{where}.{f.name}: is missing and has no default; say what it is to be")
     read: dict[str, Any] = {}
     for key, value in values.items():
         try:
@@ -219,6 +228,12 @@ def _section(kind: type[T], values: Mapping[str, Any], where: str) -> T:
         except pydantic.ValidationError as error:
             raise UsageError(f"{where}.{key}: {error.errors()[0]['msg'].lower()}, got {value!r}") from error
     return kind(**read)
+
+
+def _inner(hint: Any) -> type | None:
+    """The dataclass that a field holds: a section within its section."""
+    kinds = (hint, *typing.get_args(hint))
+    return next((kind for kind in kinds if isinstance(kind, type) and dataclasses.is_dataclass(kind)), None)
 
 
 def _check_seed(section: str, seed: int | None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from unlearnkit.result import Control, Interval, Outcome, State, Word
+from unlearnkit.result import Claim, Control, Interval, Outcome, State, Word
 
 
 def state_of(
@@ -15,6 +15,7 @@ def state_of(
     p_adjusted: float,
     p_tolerance_adjusted: float,
     significance: float,
+    claim: Claim = "approximate",
 ) -> State:
     """The state of one test.
 
@@ -22,7 +23,16 @@ def state_of(
     and LEAK_BELOW_TOLERANCE: the whole interval lies within tolerance; every required test must, so no correction is
     due (intersection-union). PASS also needs the power to have seen a leak of the tolerance's size. Two-sided:
     over-forgetting counts as much.
+
+    An exact claim grants no tolerance: any leak that is significant when corrected is a FAIL. PASS then says that
+    nothing was found where a leak of the tolerance's size would have been. A leak that this test sees by itself, and
+    that too few oracles keep from being significant when corrected, is neither.
     """
+    if claim == "exact":
+        if p_adjusted <= significance:
+            return "FAIL"
+        seen = (leak.low is not None and leak.low > 0) or (leak.high is not None and leak.high < 0)
+        return "PASS" if not seen and mde is not None and mde <= tolerance else "INCONCLUSIVE"
     above = leak.low is not None and leak.low > tolerance
     below = leak.high is not None and leak.high < -tolerance
     if p_tolerance_adjusted <= significance and (above or below):
@@ -35,9 +45,12 @@ def state_of(
     return "INCONCLUSIVE"
 
 
-def overall(tests: Sequence[Outcome], controls: Sequence[Control], *, may_pass: bool) -> Word:
+def overall(
+    tests: Sequence[Outcome], controls: Sequence[Control], *, may_pass: bool, claim: Claim = "approximate"
+) -> Word:
     """INVALID when a control failed, FAIL when any test fails, PASS when every required test passes.
 
+    Of an exact claim attacks alone can say no more than CONSISTENT: that nothing speaks against it.
     may_pass: whether the design could support a PASS at all (oracles, or canaries in the hundreds).
     """
     if not all(control.passed for control in controls):
@@ -48,4 +61,6 @@ def overall(tests: Sequence[Outcome], controls: Sequence[Control], *, may_pass: 
         return "FAIL"
     required = [test for test in tests if test.required]
     passed = required and all(test.state in ("PASS", "LEAK_BELOW_TOLERANCE") for test in required)
-    return "PASS" if passed and may_pass else "INCONCLUSIVE"
+    if not (passed and may_pass):
+        return "INCONCLUSIVE"
+    return "CONSISTENT" if claim == "exact" else "PASS"

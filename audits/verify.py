@@ -9,13 +9,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unlearnkit.audits.battery import ATTACKS, BATTERY, judge
+from unlearnkit.audits.battery import ATTACKS, BATTERY, ORACLES, judge
 from unlearnkit.audits.designs import Plan, Tolerances
 from unlearnkit.audits.evidence import Evidence, Group
+from unlearnkit.audits.findings import measured_epsilon
+from unlearnkit.audits.registration import json_plain
 from unlearnkit.reports.pdf import attachments, render
-from unlearnkit.result import AuditResult, UsageError, evidence_path
+from unlearnkit.result import AuditResult, Tier, UsageError, evidence_path
+from unlearnkit.store import content_key
 
-JUDGED = ("tests", "controls", "flags", "accuracy", "verdict")
+JUDGED = (
+    "tests",
+    "controls",
+    "flags",
+    "accuracy",
+    "verdict",
+    "nonstandard",
+    "comparisons",
+    "individuals",
+    "collateral",
+)
 
 
 @dataclass(frozen=True)
@@ -99,13 +112,21 @@ def _verdict(result: AuditResult, sidecar: bytes, path: Path) -> Check:
         result.power,
         result.seed,
         ATTACKS[0].name,
+        0 if result.oracles is None else result.oracles.count + len(result.oracles.missing),
+        result.claim,
+        result.data.classes,
     )
     evidence = Evidence.from_bytes(sidecar, what=str(path))
     again = judge(evidence, plan)
-    pairs = [(name, _plain(getattr(result, name)), _plain(getattr(again, name))) for name in JUDGED]
-    pairs += _counts(result, evidence)
+    pairs = _counts(result, evidence)  # first: whatever else differs follows from these
+    pairs += [(name, _plain(getattr(result, name)), _plain(getattr(again, name))) for name in JUDGED]
     planned = result.spec.get("audit", {}).get("tolerances", result.tolerances)
     pairs.append(("tolerances", result.tolerances, planned))
+    pairs += _registered(result, plan)
+    if result.privacy is not None:
+        measured = measured_epsilon(evidence, plan, delta=result.privacy.delta) or (None, 0, 0)
+        stated = (result.privacy.measured, result.privacy.correct, result.privacy.guesses)
+        pairs.append(("privacy.measured", list(stated), list(measured)))
     for name, stated, computed in pairs:
         where = _difference(stated, computed, name)
         if where is not None:
@@ -127,15 +148,42 @@ def _counts(result: AuditResult, evidence: Evidence) -> list[tuple[str, Any, Any
     heads, tails = evidence.rows(Group.HEADS).size, evidence.rows(Group.TAILS).size
     canaries, oracles = result.canaries, result.oracles
     stated = {
-        "tier": (result.tier, "minutes" if evidence.oracles else "seconds"),
+        "tier": (result.tier, _tier(evidence)),
         "request.forget": (result.request.forget, evidence.rows(Group.REQUESTED).size + heads),
         "request.canaries": (result.request.canaries, heads),
         "canaries.heads": (canaries.heads if canaries else 0, heads),
         "canaries.tails": (canaries.tails if canaries else 0, tails),
         "oracles.count": (oracles.count if oracles else 0, evidence.oracles),
         "oracles.seeds": (len(oracles.seeds) if oracles else 0, evidence.oracles),
+        "oracles.missing": (len(oracles.missing) if oracles else 0, _asked(result) - evidence.oracles),
     }
     return [(name, *pair) for name, pair in stated.items()]
+
+
+def _tier(evidence: Evidence) -> Tier:
+    if evidence.ensemble is not None:
+        return "hours"
+    return "minutes" if evidence.oracles else "seconds"
+
+
+def _registered(result: AuditResult, plan: Plan) -> list[tuple[str, Any, Any]]:
+    """What was written down beforehand, against what was done."""
+    registration = result.registration
+    if registration is None:
+        return []
+    document = registration.document
+    return [
+        ("registration.sha256", registration.sha256, content_key(document)),
+        ("registration.plan", document.get("plan"), json_plain(dataclasses.asdict(plan))),
+        ("registration.request", document.get("request"), json_plain(dataclasses.asdict(result.request))),
+        ("registration.data", document.get("data"), result.data.fingerprint),
+        ("registration.canaries", document.get("canaries"), result.canaries and result.canaries.commitment),
+    ]
+
+
+def _asked(result: AuditResult) -> int:
+    """How many oracles the spec asked for."""
+    return 0 if result.oracles is None else int(result.spec.get("audit", {}).get("oracles") or ORACLES[result.tier])
 
 
 def _pages(result: AuditResult, sidecar: bytes, path: Path) -> Check:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from unlearnkit.audits.coin import canaries_needed
 from unlearnkit.audits.rank import oracles_needed
-from unlearnkit.result import Control, Interval, Outcome, Word
+from unlearnkit.result import Claim, Control, Interval, Outcome, Word
 
 if TYPE_CHECKING:
     from unlearnkit.audits.designs import Plan
@@ -44,13 +44,16 @@ def often(power: float) -> str:
 
 def sentence(test: Outcome, *, oracles: int, fewest: int, plan: Plan) -> str:
     """What one test says, and what follows from it. `fewest`: examples on the smaller side of the coin test."""
-    return f"{_finding(test, oracles)} {_meaning(test, oracles, fewest, plan)}"
+    return f"{_finding(test, oracles, plan)} {_meaning(test, oracles, fewest, plan)}"
 
+
+WORST = "Oracle rank, worst examples"  # has no direction: it counts how far, and not on which side
 
 _SUBJECTS = {
     "Class recognition": "Confidence in the forgotten class lies",
     "Oracle rank, class margin": "The mean margin of the forgotten class lies",
     "Oracle rank, mean margin": "The mean margin of the requested examples lies",
+    WORST: "The distance of the worst twentieth of the requested examples from retraining lies",
     "Oracle rank, canary gap": "The margin gap between deleted and never-used canaries lies",
     "Threshold attack, requested": "The AUC of the attack on the requested examples lies",
     "Canary coin test": "Deleted canaries are told from never-used ones",
@@ -58,20 +61,23 @@ _SUBJECTS = {
 }
 
 
-def _finding(test: Outcome, oracles: int) -> str:
+def _finding(test: Outcome, oracles: int, plan: Plan) -> str:
     subject = _SUBJECTS[test.name]
+    exact = plan.claim == "exact"
     if test.kind == "coin":
-        return (
-            f"{subject} with AUC {number(0.5 + test.leak.value)} ({span(test.leak, 0.5)}; chance is 0.5, tolerance "
-            f"{number(0.5 + test.tolerance)})."
-        )
+        allowed = "no tolerance" if exact else f"tolerance {number(0.5 + test.tolerance)}"
+        return f"{subject} with AUC {number(0.5 + test.leak.value)} ({span(test.leak, 0.5)}; chance is 0.5, {allowed})."
     size = number(abs(test.leak.value)) + (" σ" if test.unit == "σ" else "")
     where = f"{size} {'above' if test.leak.value > 0 else 'below'}" if test.leak.value else "exactly at"
-    limits = f"{span(test.leak)}; tolerance ±{number(test.tolerance)}"
+    limits = f"{span(test.leak)}; {'no tolerance' if exact else f'tolerance ±{number(test.tolerance)}'}"
     return f"{subject} {where} that of {oracles} retrained models ({limits})."
 
 
 def _meaning(test: Outcome, oracles: int, fewest: int, plan: Plan) -> str:
+    if test.state == "FAIL" and test.name == WORST:
+        if test.leak.value > 0:
+            return "Some examples are treated unlike retraining treats them; the table of single examples names them."
+        return "They lie closer to what retraining gives than retrained models do, and that tells the model apart too."
     if test.state == "FAIL":
         if test.leak.value > 0:
             return "The model still remembers them."
@@ -79,7 +85,8 @@ def _meaning(test: Outcome, oracles: int, fewest: int, plan: Plan) -> str:
     if test.state == "PASS":
         assert test.mde is not None
         size = number(test.mde) + (" σ" if test.unit == "σ" else "")
-        return f"Within tolerance; this test by itself finds a leak of {size} or more {often(plan.power)}."
+        found = "No significant trace" if plan.claim == "exact" else "Within tolerance"
+        return f"{found}; this test by itself finds a leak of {size} or more {often(plan.power)}."
     if test.state == "LEAK_BELOW_TOLERANCE":
         return "A difference is measurable, and it is within tolerance."
     return "Undecided: " + _needed(test, oracles, fewest, plan)
@@ -90,18 +97,20 @@ def _needed(test: Outcome, oracles: int, fewest: int, plan: Plan) -> str:
     if test.mde is None and test.kind == "rank":
         least = oracles_needed(significance=plan.significance)
         return f"{oracles} oracles cannot reach significance; {least} can."
+    exact = plan.claim == "exact"
     low, high = test.leak.low, test.leak.high
-    if low is not None and high is not None and max(low, -high) > test.tolerance:
+    if low is not None and high is not None and max(low, -high) > (0 if exact else test.tolerance):
+        alone = "a trace by itself" if exact else "beyond tolerance by itself"
         several = oracles_needed(significance=plan.significance, families=2)
         if test.kind == "rank" and oracles < several:
-            only = f"with several tests only {several} oracles decide; there are {oracles}"
-            return f"beyond tolerance by itself, but {only}."
-        return "beyond tolerance by itself, but not when all tests are counted."
+            return f"{alone}, but with several tests only {several} oracles decide; there are {oracles}."
+        return f"{alone}, but not when all tests are counted."
     if test.kind == "coin":
         needed = canaries_needed(test.tolerance, significance=plan.significance, power=plan.power)
         if fewest < needed:
             what = "canaries" if test.group == "canaries" else "examples"
-            return f"about {needed:,} {what} on each side would decide at this tolerance; there are {fewest:,}."
+            aim = f"find an AUC of {number(0.5 + test.tolerance)}" if exact else "decide at this tolerance"
+            return f"about {needed:,} {what} on each side would {aim}; there are {fewest:,}."
     elif test.mde is not None and test.mde > test.tolerance:
         return f"a leak below {number(test.mde)} cannot be told from the differences between retrained models."
     return "the interval reaches across the tolerance."
@@ -112,7 +121,9 @@ def headline(word: Word, tests: Sequence[Outcome], *, trace: bool) -> str:
     if word == "INVALID":
         return "This audit cannot be relied on: one of its own controls failed."
     if word == "FAIL":
-        failed = [test for test in tests if test.state == "FAIL"]
+        failed = [test for test in tests if test.state == "FAIL" and test.name != WORST]
+        if not failed:
+            return "Some examples are treated unlike retraining treats them."
         if all(test.leak.value < 0 for test in failed):
             return "The model was pushed beyond forgetting, and that shows."
         return "The model still remembers what it was asked to forget."
@@ -120,11 +131,19 @@ def headline(word: Word, tests: Sequence[Outcome], *, trace: bool) -> str:
         return "Nothing measurable to forget: the untouched original shows no trace either."
     if word == "PASS":
         return "No trace above the tolerance was found."
+    if word == "CONSISTENT":
+        return "Consistent with exact unlearning: no trace was found, which does not prove that none is left."
     return "The evidence does not decide whether the model forgot."
 
 
 def why(
-    word: Word, tests: Sequence[Outcome], controls: Sequence[Control], *, trace: bool, may_pass: bool
+    word: Word,
+    tests: Sequence[Outcome],
+    controls: Sequence[Control],
+    *,
+    trace: bool,
+    may_pass: bool,
+    claim: Claim = "approximate",
 ) -> tuple[str, ...]:
     """Up to three sentences that carry the verdict, the weightiest first."""
     if word == "INVALID":
@@ -132,7 +151,9 @@ def why(
     required = [test for test in tests if test.required]
     within = sum(test.state in ("PASS", "LEAK_BELOW_TOLERANCE") for test in required)
     tests_required = f"{len(required)} required test{'' if len(required) == 1 else 's'}"
-    lines = [f"Of {tests_required} {within} {'stays' if within == 1 else 'stay'} within tolerance."]
+    stay = f"{'stays' if within == 1 else 'stay'} within tolerance"
+    stay = "found no trace, and had the power to find one" if claim == "exact" else stay
+    lines = [f"Of {tests_required} {within} {stay}."]
     if word == "FAIL":
         lines.append(next(test for test in tests if test.state == "FAIL").sentence)
     else:

@@ -18,7 +18,7 @@ from PIL import Image
 from torch.utils.data import TensorDataset
 from torchvision import datasets
 
-from unlearnkit.data import Dataset, examples_from, load, resolve, split
+from unlearnkit.data import Dataset, Mapped, examples_from, load, mapped_from, resolve, split
 from unlearnkit.result import UsageError
 from unlearnkit.types import Examples
 
@@ -250,6 +250,55 @@ def test_what_is_written_to_a_mapped_set_never_reaches_the_file(tmp_path):
     data = load(source)
     data.train.x[0] = 77
     assert not (load(source).train.x[0] == 77).all()
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize(("channels", "dtype"), [(None, "uint8"), (3, "uint8"), (3, "float32"), (1, "float64")])
+def test_a_mapped_array_is_known_by_its_place_in_the_file(tmp_path, channels, dtype, order):
+    saved = arrays(channels=channels, dtype=dtype)
+    source = npz(tmp_path, **saved | {"train_images": np.asarray(saved["train_images"], order=order)})
+    data = load(source)
+    for part in (data.train, data.test):
+        place = mapped_from(part.x.numpy())
+        assert place is not None
+        assert f"npz:{place.path}" == source
+        again = pickle.loads(pickle.dumps(place)).open()
+        assert (again.shape, again.dtype, again.strides) == (
+            tuple(part.x.shape),
+            part.x.numpy().dtype,
+            part.x.numpy().strides,
+        )
+        assert np.array_equal(again, part.x.numpy())
+        assert isinstance(again.base, np.memmap)
+
+
+def test_views_of_a_mapped_array_are_known_too_and_copies_are_not(tmp_path):
+    x = load(npz(tmp_path, **arrays(channels=3))).train.x.numpy()
+    for view in (x[3:7], x[::2], x[:, 1:], x.transpose(2, 0, 1, 3), x[5]):
+        place = mapped_from(view)
+        assert place is not None
+        assert np.array_equal(place.open(), view)
+    for other in (x.copy(), x[[1, 4]], x[::-1], x[:0], np.zeros(3)):
+        assert mapped_from(other) is None
+
+
+def test_data_that_lie_in_memory_have_no_place(tmp_path):
+    for data in (load("digits"), load(npz(tmp_path, compressed=True, **arrays()))):
+        assert mapped_from(data.train.x.numpy()) is None
+    assert mapped_from(load(npz(tmp_path, **arrays()), memory_map=False).train.x.numpy()) is None
+    assert mapped_from(load(npz(tmp_path, **arrays())).train.labels().numpy()) is None  # a column, made one axis
+
+
+def test_what_is_written_to_an_opened_place_stays_there(tmp_path):
+    source = npz(tmp_path, **arrays())
+    data = load(source)
+    place = mapped_from(data.train.x.numpy())
+    assert place is not None
+    before = data.train.x.clone()
+    place.open()[...] = 7
+    assert torch.equal(data.train.x, before)
+    assert torch.equal(load(source).train.x, before)
+    assert Mapped(place.path, 0, np.dtype("uint8"), (0, 3), (3, 1)).open().shape == (0, 3)
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads the resident size where Linux keeps it")

@@ -14,7 +14,24 @@ import unlearnkit
 
 ROOT = Path(__file__).parents[1]
 ROOMS = ("attacks", "audits", "reports")
-GROUND = ("data", "fleet", "methods", "models", "observing", "result", "store", "train", "types", "unlearning")
+GROUND = (
+    "data",
+    "editing",
+    "engines",
+    "fleet",
+    "jobs",
+    "masks",
+    "methods",
+    "models",
+    "observing",
+    "provenance",
+    "result",
+    "stacked",
+    "store",
+    "train",
+    "types",
+    "unlearning",
+)
 # The files of `audits` that may look into the rooms beside: the two faces, the battery, and what makes whole reports.
 SEE_ALL = ("cli.py", "pytest_plugin.py", "battery.py", "demo.py", "verify.py")
 STATISTICS = (
@@ -27,6 +44,7 @@ STATISTICS = (
     "collateral.py",
     "epsilon.py",
     "multiplicity.py",
+    "anchor.py",
 )
 PRINTS = ("audits/cli.py",)
 

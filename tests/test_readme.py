@@ -37,6 +37,14 @@ def test_the_example_runs_and_forgets(monkeypatch: pytest.MonkeyPatch):
     assert unlearned["retain"] > 0.95
 
 
+def test_the_fleet_example_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.chdir(tmp_path)
+    code = f"{blocks('python')[1]}\nprint(margins.shape, margins.dtype)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["(16, 1, 1797, 1) float32"]
+
+
 def test_every_file_and_folder_it_names_is_there():
     named = set(re.findall(r"\]\(([\w./-]+)\)", README)) | set(re.findall(r"^\| `([\w/]+/)`", README, re.MULTILINE))
     assert {"docs/report-page-one.png", "attacks/", "benchmarks/"} <= named
@@ -46,6 +54,6 @@ def test_every_file_and_folder_it_names_is_there():
 
 
 def test_methods_in_the_changelog_are_those_there_are():
-    listed = re.search(r"six methods\s+\(([^)]*)\)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"))
+    listed = re.search(rf"{len(METHODS)} methods\s+\(([^)]*)\)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"))
     assert listed is not None
-    assert sorted(listed.group(1).split(", ")) == sorted(METHODS)
+    assert sorted(re.split(r",\s+", listed.group(1))) == sorted(METHODS)

@@ -22,19 +22,23 @@ from unlearnkit import train
 from unlearnkit.models import Architecture, build, seeded
 from unlearnkit.result import UsageError
 from unlearnkit.train import (
+    Epoch,
     Recipe,
     augment,
     count_batches,
     deterministic,
     device_of,
+    draw_epoch,
     fit,
     forever,
+    initial,
     learning_rate,
     make_optimizer,
     mixed_precision,
     shuffled,
     take_steps,
     train_mode,
+    transform,
 )
 from unlearnkit.types import Examples
 
@@ -97,7 +101,6 @@ def test_the_loop_is_the_plain_one(blobs: MakeBlobs):
     step = 0
     for _ in range(2):
         order = torch.randperm(50, generator=rng)
-        torch.rand(0, generator=rng)
         for rows in order.split(16):
             done = step / 8
             share = 0.04 + 0.96 * (1 - math.cos(math.pi * done / 0.3)) / 2
@@ -224,6 +227,87 @@ def test_one_example_can_be_trained_on(blobs: MakeBlobs, write_module: WriteModu
     assert math.isfinite(float(fit(recipe, blobs(1), seed=0)(blobs(1).x).detach().sum()))
     fit(replace(recipe, batch_size=1), blobs(3), seed=0)
     fit(replace(recipe, batch_size=4), blobs(5), seed=0)
+
+
+def epoch_of(rows: int = 10, models: int | None = None) -> Epoch:
+    """Draws that can be told apart: row i is shifted by i down and -i to the right."""
+    order = torch.arange(rows) if models is None else torch.arange(rows).expand(models, rows)
+    return Epoch(order, torch.stack([order, -order]), order % 3 == 0)
+
+
+@pytest.mark.parametrize("models", [None, 3])
+@pytest.mark.parametrize(("n", "size", "sizes"), [(10, 4, [4, 4, 2]), (9, 4, [4, 5]), (3, 8, [3]), (1, 4, [1])])
+def test_an_epoch_is_cut_into_batches_with_their_augmentation(n: int, size: int, sizes: list[int], models: int | None):
+    epoch = epoch_of(n, models)
+    batches = list(epoch.batches(size))
+    assert [batch.rows.shape[-1] for batch in batches] == sizes
+    assert len(batches) == count_batches(n, size)
+    for batch in batches:
+        assert batch.shift is not None
+        assert batch.flip is not None
+        assert torch.equal(batch.shift, torch.stack([batch.rows, -batch.rows]))
+        assert torch.equal(batch.flip, batch.rows % 3 == 0)
+    assert torch.equal(torch.cat([batch.rows for batch in batches], dim=-1), epoch.rows)
+    moved = epoch.to(torch.device("meta"))
+    assert moved.shift is not None
+    assert moved.rows.device.type == moved.shift.device.type == "meta"
+    plain = Epoch(epoch.rows, None, None)
+    assert all(batch.shift is batch.flip is None for batch in plain.batches(size))
+
+
+def test_an_epoch_is_drawn_in_one_order():
+    """Rows, shifts, flips: whoever draws them otherwise trains other models from the same seed."""
+    epoch = draw_epoch(12, "crop-flip", (1, 16, 16), torch.Generator().manual_seed(5))
+    rng = torch.Generator().manual_seed(5)
+    assert torch.equal(epoch.rows, torch.randperm(12, generator=rng))
+    assert epoch.shift is not None
+    assert torch.equal(epoch.shift, torch.randint(-2, 3, (2, 12), generator=rng))
+    assert epoch.flip is not None
+    assert torch.equal(epoch.flip, torch.rand(12, generator=rng) < 0.5)
+    assert set(epoch.shift.flatten().tolist()) == {-2, -1, 0, 1, 2}
+    flips = draw_epoch(12, "flip", (1, 16, 16), torch.Generator().manual_seed(5))
+    assert flips.shift is None
+    assert flips.flip is not None
+    bare = torch.Generator().manual_seed(5)
+    plain = draw_epoch(12, "none", (7,), bare)
+    assert plain.shift is plain.flip is None
+    after = torch.Generator().manual_seed(5)
+    torch.randperm(12, generator=after)
+    assert torch.equal(bare.get_state(), after.get_state())  # nothing else was drawn
+    with pytest.raises(UsageError, match=r"'crop-flip' needs images \[n, c, h, w\], got inputs of shape \(12, 7\)"):
+        draw_epoch(12, "crop-flip", (7,), bare)
+
+
+def test_a_shift_is_down_and_to_the_right_before_the_flip():
+    x = torch.zeros(3, 1, 8, 8, dtype=torch.uint8)
+    x[:, 0, 3, 4] = 9
+    draws = Epoch(torch.arange(3), torch.tensor([[0, 1, -1], [0, 1, 1]]), torch.tensor([False, False, True]))
+    spots = [tuple(image[0].nonzero()[0].tolist()) for image in transform(x, draws)]
+    assert spots == [(3, 4), (2, 3), (4, 7 - 3)]
+
+
+def test_augmented_training_is_the_loop_over_augmented_batches(blobs: MakeBlobs):
+    """A naive twin: every epoch is drawn whole, then image by image shifted and flipped."""
+    data = blobs(40)
+    recipe = replace(RECIPE, batch_size=16, epochs=2, augment="crop-flip", schedule="constant")
+    model = initial(recipe, data, seed=3)
+    optimizer = make_optimizer(model, "sgd", lr=0.05, weight_decay=5e-4)
+    rng = torch.Generator().manual_seed(3)
+    for _ in range(2):
+        order = torch.randperm(40, generator=rng)
+        shift = torch.randint(-1, 2, (2, 40), generator=rng)
+        flip = torch.rand(40, generator=rng) < 0.5
+        images = []
+        for row, down, right, flipped in zip(order, *shift.tolist(), flip, strict=True):
+            image = functional.pad(data.x[row], (1, 1, 1, 1))[:, 1 + down : 9 + down, 1 + right : 9 + right]
+            images.append(image.flip(2) if flipped else image)
+        for x, rows in zip(torch.stack(images).split(16), order.split(16), strict=True):
+            optimizer.zero_grad()
+            functional.cross_entropy(model(x), data.labels()[rows]).backward()
+            optimizer.step()
+    made = fit(recipe, data, seed=3)
+    for (name, value), other in zip(model.state_dict().items(), made.state_dict().values(), strict=True):
+        torch.testing.assert_close(value, other, rtol=1e-4, atol=1e-6, msg=name)
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
@@ -422,18 +506,6 @@ def test_trainers_that_return_something_else_are_named(
         fit(replace(RECIPE, trainer=trainer), blobs(4), seed=0)
 
 
-def test_the_code_of_a_recipe_is_our_loop_and_what_the_user_names(write_module: WriteModule):
-    name = write_module("trainers", TRAINERS)
-    own = RECIPE.code()
-    assert Path(train.__file__).read_text() in own
-    assert Path(train.__file__).with_name("models.py").read_text() in own
-    for trainer in ("random", "instance"):
-        code = replace(RECIPE, trainer=f"{name}:{trainer}").code()
-        assert code.startswith(own)
-        assert "def random(recipe" in code
-    assert "def random(recipe" in replace(RECIPE, architecture=Architecture(f"{name}:Callable", 3, (1,))).code()
-
-
 @pytest.mark.parametrize("name", ["gpu", "", "cuda:x", "mps", "meta"])
 def test_unknown_devices_are_refused(name: str):
     with pytest.raises(UsageError, match=f"device: must be 'cpu', 'cuda' or 'cuda:N', got {name!r}"):
@@ -480,3 +552,85 @@ def test_mixed_precision_keeps_no_cast_of_weights_that_change():
         with torch.no_grad():
             layer.weight.add_(1.0)
         assert not torch.equal(layer(x), before)
+
+
+# -- compiled ------------------------------------------------------------------------------------------------------
+
+
+class Compiler:
+    """Stands for torch.compile: what it was asked to compile, and the batches that went through it."""
+
+    def __init__(self) -> None:
+        self.models: list[nn.Module] = []
+        self.sizes: list[int] = []
+
+    def __call__(self, model: nn.Module, **options: Any) -> Callable[[Tensor], Tensor]:
+        assert options == {"mode": None, "dynamic": False}
+        self.models.append(model)
+
+        def step(x: Tensor) -> Tensor:
+            self.sizes.append(len(x))
+            logits: Tensor = model(x)
+            return logits
+
+        return step
+
+
+@pytest.fixture
+def compiler(monkeypatch: pytest.MonkeyPatch) -> Compiler:
+    made = Compiler()
+    monkeypatch.setattr(torch, "compile", made)
+    monkeypatch.setattr(train, "_COMPILED", {})
+    return made
+
+
+COMPILED = replace(RECIPE, epochs=2, batch_size=16, compiled=True)
+
+
+def test_one_compiled_network_trains_every_model(blobs: MakeBlobs, compiler: Compiler):
+    data = blobs(41)
+    first, second = fit(COMPILED, data, seed=1), fit(COMPILED, data.take(np.arange(9, 41)), seed=2)
+    assert len(compiler.models) == 1
+    assert set(compiler.sizes) == {16}  # the last nine of 41 would be compiled anew
+    assert len(compiler.sizes) == 2 * 2 + 2 * 2
+    plain = replace(COMPILED, compiled=False)
+    for made, twin in (
+        (first, fit(plain, data, seed=1)),
+        (second, fit(plain, data.take(np.arange(9, 41)), seed=2)),
+    ):
+        for (name, value), other in zip(twin.state_dict().items(), made.state_dict().values(), strict=True):
+            torch.testing.assert_close(other, value, rtol=0, atol=1e-6, msg=name)
+        assert not made.training
+    assert weights(fit(COMPILED, data, seed=1)) == weights(first)
+
+
+def test_the_resident_network_lends_its_weights_to_nobody(blobs: MakeBlobs, compiler: Compiler):
+    first = fit(COMPILED, blobs(40), seed=1)
+    before = weights(first)
+    [resident] = compiler.models
+    places = {value.data_ptr() for value in resident.state_dict().values()}
+    assert places.isdisjoint(value.data_ptr() for value in first.state_dict().values())
+    fit(COMPILED, blobs(40), seed=2)
+    assert weights(first) == before
+    with torch.no_grad():
+        first.head.weight.zero_()
+    assert weights(fit(COMPILED, blobs(40), seed=1)) == before
+
+
+def test_another_network_is_compiled_anew_and_takes_the_place(blobs: MakeBlobs, compiler: Compiler):
+    fit(COMPILED, blobs(40), seed=1)
+    fit(replace(COMPILED, lr=0.01, epochs=1), blobs(40), seed=1)
+    assert len(compiler.models) == 1
+    fit(replace(COMPILED, batch_size=20), blobs(40), seed=1)
+    fit(replace(COMPILED, architecture=Architecture("small-cnn", 3, (1, 8, 8)), epochs=1), blobs(40), seed=1)
+    assert len(compiler.models) == 3
+    assert len(train._COMPILED) == 1
+
+
+def test_a_compiled_training_that_diverged_leaves_no_trace(blobs: MakeBlobs, compiler: Compiler):
+    data = blobs(40)
+    before = weights(fit(COMPILED, data, seed=1))
+    with pytest.raises(UsageError, match="the loss became"):
+        fit(replace(COMPILED, lr=1e30), data, seed=1)
+    assert weights(fit(COMPILED, data, seed=1)) == before
+    assert len(compiler.models) == 1

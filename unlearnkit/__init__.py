@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from unlearnkit.models import Architecture, Classifier, build, load_model, save_model
     from unlearnkit.observing import observe
     from unlearnkit.result import AuditResult, Interval, UsageError
+    from unlearnkit.store import Store
     from unlearnkit.train import Recipe, fit
     from unlearnkit.types import (
         Access,
@@ -33,6 +34,7 @@ _HOME = {
     "models": ("Architecture", "Classifier", "build", "load_model", "save_model"),
     "observing": ("observe",),
     "result": ("AuditResult", "Interval", "UsageError"),
+    "store": ("Store",),
     "train": ("Recipe", "fit"),
     "types": (
         "Access",
@@ -65,6 +67,7 @@ __all__ = [
     "Recipe",
     "Scores",
     "Splits",
+    "Store",
     "Unlearned",
     "UsageError",
     "build",

@@ -11,6 +11,7 @@ import operator
 import re
 import struct
 import sys
+import weakref
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -45,6 +46,42 @@ class MapDataset(Protocol):
 
     def __len__(self) -> int: ...
     def __getitem__(self, row: int, /) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Mapped:
+    """An array by where its bytes lie in a file, so that another process can map them instead of being sent them."""
+
+    path: str
+    offset: int  # bytes
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]  # bytes
+
+    def open(self) -> NDArray[Any]:
+        """The array, mapped; what is written to it never reaches the file."""
+        if not math.prod(self.shape):
+            return np.empty(self.shape, self.dtype)
+        end = sum((n - 1) * step for n, step in zip(self.shape, self.strides, strict=True)) + self.dtype.itemsize
+        data = np.memmap(self.path, np.uint8, "c", self.offset, (end,))
+        return np.ndarray(self.shape, self.dtype, data, 0, self.strides)
+
+
+# Every array that lies in a file, while somebody holds it: a tensor made of it no longer knows its file.
+_MAPS: weakref.WeakValueDictionary[int, np.memmap[Any, Any]] = weakref.WeakValueDictionary()
+
+
+def mapped_from(array: NDArray[Any]) -> Mapped | None:
+    """Where the array lies on disk, if it is a view of a file that `load` has mapped."""
+    if not array.size or min(array.strides, default=0) < 0:
+        return None
+    start = array.ctypes.data
+    for whole in list(_MAPS.values()):
+        home = whole.ctypes.data
+        if home <= start < home + whole.nbytes:
+            offset = whole.offset + start - home
+            return Mapped(str(whole.filename), offset, array.dtype, array.shape, array.strides)
+    return None
 
 
 @dataclass(frozen=True, eq=False)
@@ -308,7 +345,9 @@ def _member(archive: zipfile.ZipFile, path: Path, name: str, memory_map: bool) -
             start = info.header_offset + 30 + sum(struct.unpack("<HH", plain.read(4)))
         # mode c: torch wants writable memory, and what is written never reaches the file. Floats may lie unaligned
         # there (the zip header has an odd length); x86-64 and arm64 read them all the same.
-        return np.memmap(path, dtype, "c", start + skip, shape, "F" if fortran else "C")
+        array = np.memmap(path, dtype, "c", start + skip, shape, "F" if fortran else "C")
+        _MAPS[id(array)] = array
+        return array
     except ValueError as error:
         raise UsageError(
             f"npz: member {name!r} is not a plain array ({error}); save numbers or strings, pickles are never loaded"

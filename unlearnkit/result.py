@@ -14,11 +14,13 @@ from typing import Any, Literal
 import pydantic
 from pydantic import ConfigDict, TypeAdapter
 
-SCHEMA = 1
+SCHEMA = 2
 
 State = Literal["PASS", "LEAK_BELOW_TOLERANCE", "INCONCLUSIVE", "FAIL", "INVALID"]
-Word = Literal["PASS", "INCONCLUSIVE", "FAIL", "INVALID"]
-EXIT_CODES: dict[str, int] = {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 3, "INVALID": 4}
+Word = Literal["PASS", "CONSISTENT", "INCONCLUSIVE", "FAIL", "INVALID"]
+Claim = Literal["approximate", "exact"]
+Tier = Literal["seconds", "minutes", "hours"]
+EXIT_CODES: dict[str, int] = {"PASS": 0, "CONSISTENT": 0, "FAIL": 1, "INCONCLUSIVE": 3, "INVALID": 4}
 
 
 class UsageError(ValueError):
@@ -180,6 +182,7 @@ class OracleRecord:
     seeds: tuple[int, ...]
     seconds: float | None  # mean time of one training
     held_out_seed: int | None
+    missing: tuple[str, ...] = ()  # retrainings that were asked for and failed: name and reason
 
 
 @dataclass(frozen=True)
@@ -191,6 +194,101 @@ class CanaryRecord:
     tails: int
     commitment: str
     opened: bool  # sealed in a manifest before this audit and opened by it; False: drawn in this run, before training
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A distance from the retrained models that describes and decides nothing, beside what they keep from each other.
+
+    oracles: each retrained model held against the others: smallest, mean, largest. p: exact rank p-value of the
+    audited model's value among theirs, not corrected for the number of rows; None where a single model has none.
+    """
+
+    name: str
+    unit: str
+    value: float
+    oracles: Interval
+    p: float | None
+    original: float | None  # the untouched original's value
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Individual:
+    """One forgotten example, and how far its margin lies from that of the retrained models."""
+
+    id: str
+    z: float  # in their standard deviations; above 0: remembered
+    direction: Literal["remembered", "over-forgotten", "equal"]
+    p_rank: float  # exact, never below 1 / (oracles + 1)
+    p_adjusted: float  # Student's t, Holm-adjusted over all examples; see `Individuals.assumes`
+
+
+@dataclass(frozen=True)
+class Individuals:
+    """What a mean over the forgotten examples can hide.
+
+    above: share of the requested examples farther than `limit` from the retrained models; floor: the largest share of
+    a retrained model among its peers. p: exact rank p-value of that share. flagged: examples with p_adjusted <= the
+    significance.
+    """
+
+    limit: float  # standard deviations between retrained models
+    above: Interval
+    floor: float
+    p: float
+    flagged: int
+    worst: tuple[Individual, ...]
+    assumes: str
+    resolution: str
+
+
+@dataclass(frozen=True)
+class GroupGap:
+    """Accuracy on one class or group of held-out examples, against the retrained models."""
+
+    name: str
+    n: int
+    audited: float
+    oracles: Interval  # smallest, mean, largest
+    gap: Interval  # audited minus the mean of the oracles, with limits
+    p_adjusted: float  # rank test, corrected over the groups (maxT)
+
+
+@dataclass(frozen=True)
+class Collateral:
+    """What unlearning cost others: held-out accuracy by class, and the class that lost most."""
+
+    groups: tuple[GroupGap, ...]
+    worst: str
+    drop: float  # of the worst group, against the mean of the oracles
+    p: float  # exact, although the group was picked afterwards
+    sentence: str
+
+
+@dataclass(frozen=True)
+class PrivacyRecord:
+    """Differentially private training: what the accountant promises, and what this audit measured on the original."""
+
+    epsilon: float
+    delta: float
+    noise_multiplier: float
+    clip: float
+    sample_rate: float
+    steps: int
+    accountant: str
+    measured: float | None  # lower bound of ε from the canaries of the original, one run; None without enough canaries
+    guesses: int
+    correct: int
+    confidence: float
+
+
+@dataclass(frozen=True)
+class Registration:
+    """What was fixed before any score was computed: the document, and its hash under which the store keeps it."""
+
+    sha256: str
+    document: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -223,7 +321,7 @@ class AuditResult:
 
     schema: int
     battery: str
-    tier: Literal["seconds", "minutes"]
+    tier: Tier
     significance: float
     power: float
     seed: int
@@ -245,6 +343,13 @@ class AuditResult:
     captions: dict[str, str]  # what the figures show: "roc", "margins"
     evidence: Evidence
     environment: Environment
+    claim: Claim = "approximate"
+    nonstandard: tuple[str, ...] = ()  # what the user changed from the standard of the battery
+    registration: Registration | None = None
+    comparisons: tuple[Comparison, ...] = ()
+    individuals: Individuals | None = None
+    collateral: Collateral | None = None
+    privacy: PrivacyRecord | None = None
 
     def to_json(self) -> str:
         """The file's text, with a digest over all of it; NaN and infinity are refused."""

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import inspect
+import copy
 import math
-import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -25,6 +23,22 @@ OptimizerName = Literal["sgd", "adamw"]
 Schedule = Literal["constant", "cosine", "one-cycle"]
 Augmentation = Literal["none", "flip", "crop-flip"]
 Batch = TypeVar("Batch")
+
+
+@dataclass(frozen=True)
+class Privacy:
+    """Differentially private training (DP-SGD, Abadi 2016): every example's gradient is clipped, and noise is added."""
+
+    noise_multiplier: float  # standard deviation of the noise on the sum of clipped gradients, in units of `clip`
+    clip: float = 1.0  # largest norm of one example's gradient, in units of the loss per unit of the weights
+    delta: float = 1e-5  # probability; ε is stated at this δ, which should lie well below 1 / number of examples
+
+    def __post_init__(self) -> None:
+        for name in ("noise_multiplier", "clip"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise UsageError(f"recipe.privacy.{name}: must be above 0 and finite, got {getattr(self, name)}")
+        if not 0 < self.delta < 1:
+            raise UsageError(f"recipe.privacy.delta: must lie between 0 and 1, got {self.delta}; 1e-5 is usual")
 
 
 @dataclass(frozen=True)
@@ -42,6 +56,8 @@ class Recipe:
     augment: Augmentation = "none"
     label_smoothing: float = 0.0  # anything above 0 distorts the margin that attacks read
     trainer: str | None = None  # module:function(recipe, examples, *, seed) -> nn.Module replaces the built-in loop
+    compiled: bool = False  # torch.compile, once per process: a minute at first, then faster steps of large models
+    privacy: Privacy | None = None  # DP-SGD instead of plain steps (see private.py); never compiled or stacked
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size"):
@@ -60,19 +76,11 @@ class Recipe:
                 raise UsageError(
                     f"recipe.{name}: must be one of {', '.join(known)}, got {value!r}{nearest(value, known)}"
                 )
-
-    def code(self) -> str:
-        """The source text that decides what this recipe makes: our loop, or the user's trainer and architecture."""
-        texts = [Path(__file__).read_text(), Path(inspect.getfile(inspect.unwrap(build))).read_text()]
-        for name in (self.trainer, self.architecture.name):
-            if name and ":" in name and not name.startswith("torchvision:"):
-                found: Any = resolve(name)
-                try:
-                    file = inspect.getsourcefile(inspect.unwrap(found))
-                except TypeError:  # a callable object has no source of its own; its module does
-                    file = sys.modules[name.partition(":")[0]].__file__
-                texts.append(Path(file).read_text() if file else name)
-        return "\n".join(texts)
+        if self.privacy is not None and self.trainer is not None:
+            raise UsageError(
+                f"recipe.privacy: the trainer {self.trainer!r} replaces the built-in loop, and nothing could vouch for "
+                "its privacy; leave one of the two out"
+            )
 
 
 def fit(
@@ -89,44 +97,97 @@ def fit(
     """
     if recipe.trainer is not None:
         return _fit_with(recipe, examples, seed)
+    if recipe.privacy is not None:
+        from unlearnkit.private import fit_private  # brings Opacus, seconds that no other training needs
+
+        return fit_private(recipe, examples, seed=seed, device=device, on_epoch=on_epoch)
     target = device_of(device)
-    _check_fit(recipe.architecture, examples)
-    model = build(recipe.architecture, seed=seed)
-    if isinstance(model.normalize, Normalize):
-        with deterministic(torch.device("cpu")):
-            model.normalize.measure(examples.x)
-    model.to(target)
+    check_fit(recipe.architecture, examples)
+    model = initial(recipe, examples, seed=seed).to(target)
     if target.type == "cuda":
         model.to(memory_format=torch.channels_last)
-    x, y = examples.x, examples.labels()
-    if target.type == "cuda":
-        x, y = x.to(target), y.to(target)
+    compiled = _compiled(recipe, model, target) if recipe.compiled else None
+    if compiled is not None:
+        model = compiled.model
+    x, y = examples.x.to(target), examples.labels().to(target)
+    n = len(examples)
     optimizer = make_optimizer(
         model, recipe.optimizer, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
     )
-    steps = recipe.epochs * count_batches(len(examples), recipe.batch_size)
+    steps = recipe.epochs * count_batches(n, recipe.batch_size)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate(recipe.schedule, step / steps))
     rng = torch.Generator().manual_seed(seed)
 
-    def loss(rows: Tensor) -> Tensor:
-        batch = augment(x[rows.to(x.device)], recipe.augment, rng)
-        return functional.cross_entropy(model(batch), y[rows.to(y.device)], label_smoothing=recipe.label_smoothing)
+    def loss(batch: Epoch) -> Tensor:
+        inputs = transform(x[batch.rows], batch)
+        # a batch of another size would be compiled anew
+        answer = compiled if compiled is not None and len(batch.rows) == recipe.batch_size else model
+        return functional.cross_entropy(answer(inputs), y[batch.rows], label_smoothing=recipe.label_smoothing)
 
     with seeded(seed), deterministic(target):
         for epoch in range(recipe.epochs):
-            train_mode(model, len(examples), recipe.batch_size)
-            batches = shuffled(len(examples), recipe.batch_size, rng)
+            train_mode(model, n, recipe.batch_size)
+            draws = draw_epoch(n, recipe.augment, tuple(x.shape[1:]), rng).to(target)
+            batches = draws.batches(recipe.batch_size)
             take_steps(optimizer, batches, loss, what=f"training, epoch {epoch + 1}", scheduler=scheduler)
             if on_epoch is not None:
                 on_epoch(epoch + 1)
-    model.to(memory_format=torch.contiguous_format)
     name = not_finite(model)
     if name is not None:
         raise UsageError(f"training: {name!r} holds NaN or infinite values at the end; choose a smaller learning rate")
-    return model.cpu().eval()
+    if recipe.compiled:  # the compiled network stays here for the next model; this one's weights go
+        model = copy.deepcopy(model)
+    return model.to(memory_format=torch.contiguous_format).cpu().eval()
 
 
-def _check_fit(architecture: Architecture, examples: Examples) -> None:
+class _Compiled:
+    """A network and its compiled twin, which share their weights."""
+
+    def __init__(self, model: Classifier, device: torch.device) -> None:
+        self.model = model
+        mode = "reduce-overhead" if device.type == "cuda" else None  # CUDA graphs
+        self._step = torch.compile(model, mode=mode, dynamic=False)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        torch.compiler.cudagraph_mark_step_begin()
+        logits: Tensor = self._step(x)
+        return logits
+
+
+_COMPILED: dict[tuple[Architecture, int, torch.device], _Compiled] = {}
+
+
+def _compiled(recipe: Recipe, fresh: Classifier, device: torch.device) -> _Compiled:
+    """The one compiled network of this process, with the fresh weights in it.
+
+    Compiling costs more than training a small model: it is done once for all models of a fleet.
+    """
+    place = (recipe.architecture, recipe.batch_size, device)
+    if place not in _COMPILED:
+        _COMPILED.clear()  # a process trains one kind of model at a time; another's graphs only hold memory
+        _COMPILED[place] = _Compiled(fresh, device)
+    _COMPILED[place].model.load_state_dict(fresh.state_dict())
+    return _COMPILED[place]
+
+
+def initial(recipe: Recipe, examples: Examples, *, seed: int) -> Classifier:
+    """The model that training by the recipe starts from: fresh weights, normalization measured on the examples.
+
+    Private training normalizes by constants, 0.5 and 0.25 of uint8 scaled to [0, 1] and none of floats: what is
+    measured on the examples would tell of them, and no accountant would count it.
+    """
+    model = build(recipe.architecture, seed=seed)
+    if isinstance(model.normalize, Normalize):
+        if recipe.privacy is None:
+            with deterministic(torch.device("cpu")):
+                model.normalize.measure(examples.x)
+        elif examples.x.dtype == torch.uint8:
+            model.normalize.mean.fill_(0.5)
+            model.normalize.std.fill_(0.25)
+    return model
+
+
+def check_fit(architecture: Architecture, examples: Examples) -> None:
     """Refuses examples that the architecture cannot be trained on."""
     if not len(examples):
         raise UsageError("training: there are no examples to train on")
@@ -226,12 +287,27 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """SGD with momentum, or AdamW, on the trainable parameters. Unlearning papers use SGD without Nesterov's step."""
     parameters = [p for p in model.parameters() if p.requires_grad]
+    return optimizer_of(parameters, name, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov)
+
+
+def optimizer_of(
+    parameters: Sequence[Tensor],
+    name: OptimizerName,
+    *,
+    lr: float,
+    momentum: float = 0.9,
+    weight_decay: float = 0.0,
+    nesterov: bool = True,
+) -> torch.optim.Optimizer:
+    """The optimizer of `make_optimizer` on given tensors; one fused kernel on CUDA."""
+    fused = all(p.is_cuda for p in parameters)
+    how: dict[str, Any] = {"fused": True} if fused else {"foreach": True}
     if name == "sgd":
         nesterov = nesterov and momentum > 0
         return torch.optim.SGD(
-            parameters, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov, foreach=True
+            parameters, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov, **how
         )
-    return torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay, foreach=True)
+    return torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay, **how)
 
 
 def learning_rate(schedule: Schedule, done: float) -> float:
@@ -274,27 +350,83 @@ def forever(n: int, size: int, rng: torch.Generator) -> Iterator[Int[Tensor, " b
         yield from shuffled(n, size, rng)
 
 
-def augment(
-    x: UInt8[Tensor, "n ..."] | Float[Tensor, "n ..."], kind: Augmentation, rng: torch.Generator
-) -> UInt8[Tensor, "n ..."] | Float[Tensor, "n ..."]:
-    """Random horizontal flip; `crop-flip` also shifts by up to an eighth of the side, zero-padded."""
+@dataclass(frozen=True, eq=False)
+class Epoch:
+    """Everything random about one epoch, or about one batch of it: rows in their order, and how each is augmented.
+
+    rows: [n]; shift: [2, n], down and right; flip: [n]. A stack of models has one more axis before n.
+    """
+
+    rows: Int[Tensor, "*models n"]
+    shift: Int[Tensor, "2 *models n"] | None
+    flip: Bool[Tensor, "*models n"] | None
+
+    def to(self, device: torch.device) -> Epoch:
+        """All of it on a device, in one transfer each: a step has nothing to wait for."""
+        return self._each(lambda draws: draws.to(device))
+
+    def batches(self, size: int) -> Iterator[Epoch]:
+        """One batch after the other. A last batch of one joins its neighbor: batch statistics need two."""
+        n = self.rows.shape[-1]
+        count = count_batches(n, size)
+        for i in range(count):
+            part = slice(i * size, (i + 1) * size if i + 1 < count else n)
+            yield self._each(lambda draws, part=part: draws[..., part])  # type: ignore[misc]  # mypy on defaults
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Epoch:
+        parts = (None if draws is None else change(draws) for draws in (self.shift, self.flip))
+        return Epoch(change(self.rows), *parts)
+
+
+def draw_epoch(n: int, kind: Augmentation, shape: tuple[int, ...], rng: torch.Generator) -> Epoch:
+    """The order of n rows, and their augmentation: the same draws on every device. shape: of one input."""
+    return Epoch(torch.randperm(n, generator=rng), *_draw_augmentation(n, kind, shape, rng))
+
+
+def _draw_augmentation(
+    n: int, kind: Augmentation, shape: tuple[int, ...], rng: torch.Generator
+) -> tuple[Tensor | None, Tensor | None]:
+    """Shifts and flips of n images."""
     if kind == "none":
-        return x
-    if x.ndim != 4:
-        raise UsageError(
-            f"augment: {kind!r} needs images [n, c, h, w], got inputs of shape {tuple(x.shape)}; use 'none'"
-        )
-    n, _, height, width = x.shape
+        return None, None
+    if len(shape) != 3:
+        raise UsageError(f"augment: {kind!r} needs images [n, c, h, w], got inputs of shape {(n, *shape)}; use 'none'")
+    shift = None
     if kind == "crop-flip":
-        pad = max(1, height // 8)
-        shift = torch.randint(0, 2 * pad + 1, (2, n), generator=rng).to(x.device)
-        rows = shift[0][:, None] + torch.arange(height, device=x.device)
-        columns = shift[1][:, None] + torch.arange(width, device=x.device)
-        padded = functional.pad(x, (pad, pad, pad, pad))
+        reach = _reach(shape[1])
+        shift = torch.randint(-reach, reach + 1, (2, n), generator=rng)
+    return shift, torch.rand(n, generator=rng) < 0.5
+
+
+def _reach(height: int) -> int:
+    """The farthest an image of this height is shifted, pixels."""
+    return max(1, height // 8)
+
+
+Images = UInt8[Tensor, "n ..."] | Float[Tensor, "n ..."]
+
+
+def transform(x: Images, draws: Epoch) -> Images:
+    """The batch's images shifted, zero-padded, and flipped as drawn; on the device of `x`, all images at once."""
+    if draws.shift is not None:
+        n, _, height, width = x.shape
+        reach = _reach(height)
+        down, right = draws.shift.flatten(1)[..., None] + reach
+        rows = down + torch.arange(height, device=x.device)
+        columns = right + torch.arange(width, device=x.device)
+        padded = functional.pad(x, (reach, reach, reach, reach))
         picture = torch.arange(n, device=x.device)[:, None, None]
         x = padded.permute(0, 2, 3, 1)[picture, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
-    flip = (torch.rand(n, generator=rng) < 0.5).to(x.device)
-    return torch.where(flip[:, None, None, None], x.flip(3), x)
+    if draws.flip is None:
+        return x
+    return torch.where(draws.flip.flatten()[:, None, None, None], x.flip(3), x)
+
+
+def augment(x: Images, kind: Augmentation, rng: torch.Generator) -> Images:
+    """Random horizontal flip; `crop-flip` also shifts by up to an eighth of the side, zero-padded."""
+    shift, flip = _draw_augmentation(len(x), kind, tuple(x.shape[1:]), rng)
+    place = [None if draws is None else draws.to(x.device) for draws in (shift, flip)]
+    return transform(x, Epoch(torch.arange(len(x)), *place))
 
 
 def take_steps(
@@ -343,6 +475,7 @@ def take_steps(
 __all__ = [
     "Architecture",
     "Classifier",
+    "Privacy",
     "Recipe",
     "augment",
     "deterministic",

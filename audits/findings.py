@@ -1,0 +1,225 @@
+"""What stands beside the verdict: distances from the oracles, single examples, other classes, and a measured epsilon.
+
+Pure functions of the evidence and the plan, so that `unlearnkit verify` computes them again. None of them decides; a
+row that is far out is there to be read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+from scipy.special import softmax
+
+from unlearnkit.audits import distances
+from unlearnkit.audits.coin import coin_test
+from unlearnkit.audits.collateral import collateral
+from unlearnkit.audits.designs import Plan, coin_design
+from unlearnkit.audits.epsilon import one_run_epsilon
+from unlearnkit.audits.evidence import Evidence, FloatArray, Group
+from unlearnkit.audits.individuals import individuals
+from unlearnkit.audits.kernel import kernel_rank, kernel_two_sample
+from unlearnkit.audits.rank import margin_z
+from unlearnkit.result import Collateral, Comparison, GroupGap, Individual, Individuals, Interval
+
+LIMIT = 3.0  # standard deviations between oracles beyond which an example is counted
+NAMED = 10  # worst-off examples that are named
+SPLITS = 10  # of the oracles, for the floors of ensemble scores
+
+
+def comparisons(evidence: Evidence, plan: Plan) -> tuple[Comparison, ...]:
+    """Distances of the audited model from the oracles, each beside the oracles' distances from one another."""
+    if evidence.oracles < 2:
+        return ()
+    rows = evidence.rows(Group.REQUESTED)
+    found: list[Comparison] = []
+    if evidence.logits:
+        outputs = {target: _probabilities(evidence, target) for target in ("audited", "original")}
+        about = f"on {len(evidence.logit_points):,} requested examples"
+        for name, measure in (
+            ("Jensen-Shannon divergence of the outputs", distances.js_divergence),
+            ("Activation distance", distances.activation_distance),
+        ):
+            audited, original = (measure(outputs[target]) for target in ("audited", "original"))
+            found.append(_row(name, audited, original, about))
+    margins = {t: kernel_rank(margin_z(evidence.stack(evidence.margins, t)[:, rows])) for t in ("audited", "original")}
+    kernel = margins["audited"]
+    found.append(
+        Comparison(
+            name="Kernel distance (MMD) of the margins",
+            unit="standard deviations of relabelings",
+            value=kernel.statistic,
+            oracles=_spread(kernel.floor),
+            p=kernel.p,
+            original=margins["original"].statistic,
+            sentence=f"The pattern of all {rows.size:,} margins at once, each model in turn called the audited one.",
+        )
+    )
+    shares = {target: _accuracies(evidence, target) for target in ("audited", "original")}
+    about = f"over accuracy on {', '.join(shares['audited'])}"
+    for name, gap in (("Tug of war (ToW)", distances.tow), ("Average gap", distances.average_gap)):
+        found.append(_row(name, gap(shares["audited"]), gap(shares["original"]), about))
+    return tuple(_rounded(row) for row in (*found, *_ensemble(evidence, plan)))
+
+
+def _rounded(row: Comparison) -> Comparison:
+    """To nine digits: the order in which models and points are summed changes the last ones."""
+
+    def digits(value: float | None) -> float | None:
+        return None if value is None else float(f"{value:.9g}")
+
+    spread = row.oracles
+    return replace(
+        row,
+        value=float(f"{row.value:.9g}"),
+        oracles=replace(spread, low=digits(spread.low), value=float(f"{spread.value:.9g}"), high=digits(spread.high)),
+        original=digits(row.original),
+    )
+
+
+def _probabilities(evidence: Evidence, target: str) -> FloatArray:
+    logits = np.concatenate([evidence.logits[target][None], evidence.logits["oracles"]])
+    return np.asarray(softmax(logits.astype(np.float64), axis=-1))
+
+
+def _accuracies(evidence: Evidence, target: str) -> Mapping[str, FloatArray]:
+    """Share of right answers, [1 + oracle], by set."""
+    return {
+        split: np.concatenate([evidence.correct[f"{target}/{split}"], evidence.correct[f"oracles/{split}"]]) / size
+        for split, size in sorted(evidence.sizes.items())
+        if f"oracles/{split}" in evidence.correct
+    }
+
+
+def _row(name: str, audited: distances.Distance, original: distances.Distance, about: str) -> Comparison:
+    return Comparison(
+        name=name,
+        unit=audited.unit,
+        value=audited.audited,
+        oracles=_spread(audited.oracles),
+        p=audited.p,
+        original=original.audited,
+        sentence=f"From the oracles, {about}; retrained models lie as far from one another as the range says.",
+    )
+
+
+def _spread(values: FloatArray) -> Interval:
+    """Smallest, mean and largest of the oracles; the confidence is the share of oracles that a further one joins."""
+    return Interval(float(values.min()), float(values.mean()), float(values.max()), 1.0 - 2.0 / (values.size + 1))
+
+
+def _ensemble(evidence: Evidence, plan: Plan) -> tuple[Comparison, ...]:
+    """What needs many unlearned models: per-example laws, each score beside its oracle-against-oracle floor."""
+    if evidence.ensemble is None:
+        return ()
+    rows = evidence.rows(Group.REQUESTED)
+    unlearned, oracles = evidence.ensemble[:, rows], evidence.margins["oracles"][:, rows]
+    m, n = len(unlearned), len(oracles)
+    klom = distances.klom(unlearned, oracles, seed=plan.seed, splits=SPLITS)
+    score = distances.neurips_score(unlearned, oracles, seed=plan.seed, splits=SPLITS)
+    z = margin_z(np.concatenate([unlearned, oracles]))
+    kernel = kernel_two_sample(z[:m], z[m:], seed=plan.seed)
+
+    def floor(value: float) -> Interval:
+        return Interval(None, value, None)
+
+    models = f"{klom.size} unlearned against {klom.size} retrained models; beside it, retrained against retrained ones."
+    return (
+        Comparison("KLoM, 95th percentile", "nats", klom.matched_p95, floor(klom.floor_p95), None, None, models),
+        Comparison("NeurIPS 2023 forgetting score", "", score.matched_f, floor(score.floor_f), None, None, models),
+        Comparison(
+            "Kernel distance (MMD) of the ensembles",
+            "standard deviations of relabelings",
+            kernel.statistic,
+            _spread(kernel.floor),
+            kernel.p,
+            None,
+            f"All {m} unlearned against all {n} retrained models.",
+        ),
+    )
+
+
+def single_examples(evidence: Evidence, plan: Plan) -> Individuals | None:
+    """The worst-off of the requested examples, and how many are far from what retraining gives."""
+    rows = evidence.rows(Group.REQUESTED)
+    if evidence.oracles < 2 or not evidence.ids:
+        return None
+    stack = evidence.stack(evidence.margins, "audited")[:, rows]
+    found = individuals(
+        stack,
+        evidence.ids,
+        tolerance=LIMIT,
+        worst=NAMED,
+        significance=plan.significance,
+        confidence=plan.confidence,
+    )
+    adjusted = dict(zip(evidence.ids, found.normal.holm.tolist(), strict=True))
+    return Individuals(
+        limit=LIMIT,
+        above=found.above,
+        floor=float(found.floor.max()),
+        p=found.p_above,
+        flagged=sum(p <= plan.significance for p in adjusted.values()),
+        worst=tuple(
+            Individual(one.id, one.z, one.direction, one.p_rank, float(adjusted[one.id])) for one in found.worst
+        ),
+        assumes=found.normal.assumes,
+        resolution=found.resolution.sentence,
+    )
+
+
+def other_classes(evidence: Evidence, plan: Plan) -> Collateral | None:
+    """Held-out accuracy by class against the oracles: what the deletion cost others."""
+    if evidence.oracles < 2 or not evidence.answers or not plan.classes:
+        return None
+    labels = evidence.answer_label
+    present = [label for label in range(len(plan.classes)) if np.any(labels == label)]
+    group = np.searchsorted(np.array(present), labels)
+    names = [plan.classes[label] for label in present]
+    right = np.concatenate([evidence.answers["audited"][None], evidence.answers["oracles"]]).astype(bool)
+    found = collateral(right, np.asarray(group, dtype=np.int64), names, confidence=plan.confidence, power=plan.power)
+    groups = tuple(
+        GroupGap(
+            name=one.name,
+            n=one.points,
+            audited=one.accuracy.value,
+            oracles=Interval(one.oracle_low, one.rank.oracle_mean, one.oracle_high, 1 - 2 / (evidence.oracles + 1)),
+            gap=one.gap,
+            p_adjusted=one.rank.p_adjusted,
+        )
+        for one in found.groups
+    )
+    drop = found.worst_drop * 100
+    usual = float(found.floor.max()) * 100
+    return Collateral(
+        groups=groups,
+        worst=found.worst,
+        drop=found.worst_drop,
+        p=found.p_worst,
+        sentence=(
+            f"Class {found.worst!r} lost most against retraining: {drop:.1f}\u00a0points of held-out accuracy. The "
+            f"worst class of a retrained model loses up to {usual:.1f}\u00a0points against the others."
+        ),
+    )
+
+
+def measured_epsilon(evidence: Evidence, plan: Plan, *, delta: float) -> tuple[float, int, int] | None:
+    """Lower bound of the original's ε per canary from one run (Steinke et al. 2023), with right and all guesses.
+
+    None where no coins were tossed. The canaries' scores may be read against the oracles: those never saw a coin.
+    """
+    design = coin_design(evidence)
+    if design is None or not design.exact:
+        return None
+    heads = design.heads(evidence)
+    coin = coin_test(
+        design.scores(evidence, "original", plan),
+        heads,
+        tolerance=plan.tolerances.auc,
+        confidence=plan.confidence,
+        power=plan.power,
+        seed=plan.seed,
+    )
+    bound = one_run_epsilon(coin.correct, coin.guesses, canaries=heads.size, confidence=plan.confidence, delta=delta)
+    return bound, coin.correct, coin.guesses

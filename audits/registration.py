@@ -1,0 +1,45 @@
+"""Pre-registration: what decides the verdict is written down, and its hash fixed, before any score is computed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+from unlearnkit.audits.battery import BATTERY
+from unlearnkit.audits.designs import Plan
+from unlearnkit.result import CanaryRecord, DataRecord, Registration, Request
+from unlearnkit.store import Store, canonical, content_key
+
+
+def json_plain(value: Any) -> Any:
+    """As it comes back from JSON: tuples are lists."""
+    return json.loads(canonical(value))
+
+
+def register(
+    store: Store,
+    plan: Plan,
+    *,
+    request: Request,
+    data: DataRecord,
+    canaries: CanaryRecord | None,
+    models: dict[str, Any],
+) -> Registration:
+    """Write the document to the store, under its hash, and return both.
+
+    models: the content keys of what will be looked at; they name recipe, method, rows and seeds before anything is
+    trained.
+    """
+    document = {
+        "battery": BATTERY,
+        "plan": dataclasses.asdict(plan),
+        "request": dataclasses.asdict(request),
+        "data": data.fingerprint,
+        "canaries": None if canaries is None else canaries.commitment,
+        "models": models,
+    }
+    plain = json_plain(document)
+    digest = content_key(plain)
+    store.note(f"registrations/{digest}.json", canonical(plain).encode())
+    return Registration(digest, plain)
