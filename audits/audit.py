@@ -461,7 +461,7 @@ def _data_record(case: Case) -> DataRecord:
 
 def _privacy_record(case: Case, evidence: Evidence, plan: Plan) -> PrivacyRecord | None:
     """What private training promises, beside what the canaries of the original measure."""
-    if getattr(case.recipe, "privacy", None) is None:
+    if case.recipe.privacy is None:
         return None
     from unlearnkit.private import spent  # brings Opacus
 

@@ -17,6 +17,7 @@ import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -341,6 +342,44 @@ def one_run_epsilon(
     return _crossing(
         lambda epsilon: one_run_p(correct, guesses, canaries=canaries, epsilon=epsilon, delta=delta) >= 1.0 - confidence
     )
+
+
+class Guesses(NamedTuple):
+    """What `one_run_p` is asked about: how many guesses there are, and how many of them are right."""
+
+    correct: int
+    guesses: int
+
+
+def one_run_guesses(scores: NDArray[np.float64], heads: NDArray[np.bool_], *, positive: int, negative: int) -> Guesses:
+    """Guess the `positive` highest scores [m] heads and the `negative` lowest tails, against coins [m] (True: heads).
+
+    Both counts must be fixed without the coins: the best of several pairs shows a leak where there is none, in a third
+    of all audits (audits.md 4.4). Scores that are tied across the edge of a side are not guessed, for nothing but the
+    order of the canaries could choose among them, and canaries may stand in the order of their coins; they still count
+    as guesses, so that the number of guesses is the registered one, whatever the scores are.
+    Raises `UsageError` for scores that are not 1-D, non-empty and finite, coins of another shape, negative counts, or
+    counts that add up to none or to more than there are canaries.
+    """
+    scores = check_scores("scores", scores)
+    heads = np.asarray(heads)
+    if heads.shape != scores.shape or heads.dtype != np.bool_:
+        raise UsageError(
+            f"heads must be one bool per score, shape {scores.shape}, got shape {heads.shape} of {heads.dtype}; "
+            "pass True where the canary was trained on"
+        )
+    if min(positive, negative) < 0 or not 1 <= positive + negative <= scores.size:
+        raise UsageError(
+            f"positive, negative: must be counts that add up to 1 to {scores.size}, the number of canaries, got "
+            f"{positive} and {negative}; guess a canary once"
+        )
+    ranked = np.sort(scores)
+    # The first score on the other side of each edge; a side that takes all scores has none.
+    below = ranked[-positive - 1] if positive < scores.size else -math.inf
+    above = ranked[negative] if negative < scores.size else math.inf
+    called = scores > below if positive else np.zeros(scores.size, dtype=np.bool_)
+    refused = scores < above if negative else np.zeros(scores.size, dtype=np.bool_)
+    return Guesses(int(np.count_nonzero(called & heads) + np.count_nonzero(refused & ~heads)), positive + negative)
 
 
 # -- would we have noticed? ----------------------------------------------------------------------------------------

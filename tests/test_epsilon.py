@@ -22,6 +22,7 @@ from unlearnkit.audits.epsilon import (
     joint_epsilon,
     one_run_canaries,
     one_run_epsilon,
+    one_run_guesses,
     one_run_mde,
     one_run_p,
     one_run_power,
@@ -308,6 +309,63 @@ def test_randomized_response_is_never_exceeded_and_is_seen(epsilon: float) -> No
             assert np.mean(np.array(found) > 0.0) > 0.95
         if epsilon == 0:
             assert np.mean(np.array(found) == 0.0) >= 0.95
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_one_run_guesses_are_the_naive_ones(ties: bool) -> None:
+    rng = np.random.default_rng(4)
+    for _ in range(200):
+        m = int(rng.integers(1, 12))
+        scores = rng.integers(0, 4, m).astype(np.float64) if ties else rng.normal(size=m)
+        heads = rng.random(m) < 0.5
+        positive = int(rng.integers(0, m + 1))
+        negative = int(rng.integers(0 if positive else 1, m - positive + 1))
+        right = 0
+        for i in range(m):
+            # certainly among the highest, and the lowest, however ties are broken
+            high = sum(s >= scores[i] for s in scores) <= positive
+            low = sum(s <= scores[i] for s in scores) <= negative
+            right += (high and bool(heads[i])) or (low and not heads[i])
+        assert one_run_guesses(scores, heads, positive=positive, negative=negative) == (right, positive + negative)
+
+
+def test_ties_cannot_be_guessed_from_the_order_of_the_canaries() -> None:
+    heads = np.arange(20) < 10  # heads first
+    assert one_run_guesses(np.zeros(20), heads, positive=5, negative=5) == (0, 10)
+    scores = floats(*[2.0] * 4, *[1.0] * 12, *[0.0] * 4)
+    assert one_run_guesses(scores, heads, positive=4, negative=4) == (8, 8)
+    assert one_run_guesses(scores, heads, positive=5, negative=3) == (4, 8)  # the fifth, and three of the four, tie
+    assert one_run_guesses(scores, heads, positive=10, negative=10) == (8, 20)
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 1.0, 3.0])
+def test_registered_guesses_never_exceed_randomized_response(epsilon: float) -> None:
+    rng, found, runs = np.random.default_rng(int(epsilon)), [], 250
+    for _ in range(runs):
+        heads = rng.random(200) < 0.5
+        scores = (heads ^ (rng.random(200) >= expit(epsilon))) + rng.random(200)
+        correct, guesses = one_run_guesses(scores, heads, positive=60, negative=40)
+        found.append(one_run_epsilon(correct, guesses, canaries=200, delta=1e-6))
+    assert violations(found, epsilon) <= most_violations(runs)
+    assert np.mean(np.array(found) > 0.0) > (0.95 if epsilon > 1 else 0.0)
+
+
+@pytest.mark.parametrize(
+    ("scores", "heads", "positive", "negative", "message"),
+    [
+        (np.zeros(0), np.zeros(0, dtype=bool), 1, 1, "scores must"),
+        (floats(1.0, math.nan), np.array([True, False]), 1, 1, "scores must"),
+        (floats(1.0, 2.0), np.array([True]), 1, 1, r"heads must be one bool per score, shape \(2,\), got shape \(1,\)"),
+        (floats(1.0, 2.0), np.array([True, False]), -1, 2, "add up to 1 to 2, the number of canaries, got -1 and 2"),
+        (floats(1.0, 2.0), np.array([True, False]), 0, 0, "add up to 1 to 2, the number of canaries, got 0 and 0"),
+        (floats(1.0, 2.0), np.array([True, False]), 2, 1, "add up to 1 to 2, the number of canaries, got 2 and 1"),
+    ],
+)
+def test_guesses_that_make_no_sense(
+    scores: Array, heads: NDArray[np.bool_], positive: int, negative: int, message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        one_run_guesses(scores, heads, positive=positive, negative=negative)
 
 
 def test_the_credible_limit_exceeds_the_truth_as_often_as_documented() -> None:

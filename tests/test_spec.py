@@ -18,6 +18,7 @@ from unlearnkit.audits.spec import (
     CanarySpec,
     DeletionSpec,
     MethodSpec,
+    ModelSpec,
     RecipeSpec,
     Spec,
     parse_overrides,
@@ -25,7 +26,7 @@ from unlearnkit.audits.spec import (
     read_spec,
 )
 from unlearnkit.result import UsageError
-from unlearnkit.train import Recipe
+from unlearnkit.train import Privacy, Recipe
 
 EXAMPLE = """
 [data]
@@ -73,13 +74,32 @@ def test_the_recipe_has_the_defaults_of_the_training_loop() -> None:
     assert spec == recipe
 
 
-def test_plain_is_json_and_reads_back(tmp_path: Path) -> None:
-    spec = read_spec(write(tmp_path, EXAMPLE + "[audit.tolerances]\nauc = 0.1\n"))
+PRIVATE = "[recipe.privacy]\nnoise_multiplier = 1\nclip = 0.5\n"
+
+
+@pytest.mark.parametrize("more", ["", PRIVATE])
+def test_plain_is_json_and_reads_back(tmp_path: Path, more: str) -> None:
+    spec = read_spec(write(tmp_path, EXAMPLE + "[audit.tolerances]\nauc = 0.1\n" + more))
     plain = json.loads(json.dumps(spec.plain()))
+    assert parse_spec(plain, folder=tmp_path) == spec
     given = {
         name: {key: value for key, value in section.items() if value is not None} for name, section in plain.items()
     }
     assert parse_spec(given, folder=tmp_path) == spec
+
+
+def test_privacy_is_a_section_of_the_recipe(tmp_path: Path) -> None:
+    spec = read_spec(write(tmp_path, EXAMPLE + PRIVATE))
+    assert spec.recipe.privacy == Privacy(1.0, clip=0.5, delta=1e-5)
+    assert spec.plain()["recipe"]["privacy"] == {"noise_multiplier": 1.0, "clip": 0.5, "delta": 1e-5}
+    case = prepare(dataclasses.replace(spec, model=ModelSpec("mlp")))
+    assert case.recipe.privacy == spec.recipe.privacy
+    assert case.recipe.architecture.private
+    plain = prepare(digits())
+    assert plain.recipe.privacy is None
+    assert not plain.recipe.architecture.private
+    with pytest.raises(UsageError, match=r"recipe\.privacy: the trainer 'mine:fit' replaces the built-in loop"):
+        prepare(digits(recipe={"trainer": "mine:fit", "privacy": {"noise_multiplier": 1.0}}))
 
 
 def test_a_byte_order_mark_and_windows_line_ends(tmp_path: Path) -> None:
@@ -99,6 +119,24 @@ def test_a_byte_order_mark_and_windows_line_ends(tmp_path: Path) -> None:
         ("[data]\nzzz = 3\n", "data.zzz: unknown key; known are source, root, download, test_fraction, seed"),
         ("[audit.tolerances]\nacu = 0.1\n", "audit.tolerances.acu: unknown key; did you mean 'auc'?"),
         ("[audit]\ntolerances = 0.1\n", "audit.tolerances: must be a section ([audit.tolerances]), got 0.1"),
+        (
+            "[recipe.privacy]\nnoise_multipler = 1.0\n",
+            "recipe.privacy.noise_multipler: unknown key; did you mean 'noise_multiplier'?",
+        ),
+        ("[recipe.privacy]\nclip = 1.0\n", "recipe.privacy.noise_multiplier: is missing and has no default; say what"),
+        ("[recipe]\nprivacy = 1.0\n", "recipe.privacy: must be a section ([recipe.privacy]), got 1.0"),
+        (
+            '[recipe.privacy]\nnoise_multiplier = "1"\n',
+            "recipe.privacy.noise_multiplier: input should be a valid number, got '1'",
+        ),
+        (
+            "[recipe.privacy]\nnoise_multiplier = -1\n",
+            "recipe.privacy.noise_multiplier: must be above 0 and finite, got -1",
+        ),
+        (
+            "[recipe.privacy]\nnoise_multiplier = 1\ndelta = 1\n",
+            "recipe.privacy.delta: must lie between 0 and 1, got 1",
+        ),
         ('[audit]\nseed = "zero"\n', "audit.seed: input should be a valid integer, got 'zero'"),
         ('[audit]\nseed = "0"\n', "audit.seed: input should be a valid integer, got '0'"),
         ("[audit]\nseed = true\n", "audit.seed: input should be a valid integer, got True"),
@@ -107,7 +145,7 @@ def test_a_byte_order_mark_and_windows_line_ends(tmp_path: Path) -> None:
         ('[recipe]\noptimizer = "sdg"\n', "recipe.optimizer: input should be 'sgd' or 'adamw', got 'sdg'"),
         ('[data]\ndownload = "yes"\n', "data.download: input should be a valid boolean, got 'yes'"),
         ("[data]\nsource = 3\n", "data.source: input should be a valid string, got 3"),
-        ('[audit]\ntier = "hours"\n', "audit.tier: input should be 'seconds' or 'minutes', got 'hours'"),
+        ('[audit]\ntier = "days"\n', "audit.tier: input should be 'seconds', 'minutes' or 'hours', got 'days'"),
         ("[audit]\nseed = -1\n", "audit.seed: must be at least 0, got -1"),
         ("[data]\nseed = -1\n", "data.seed: must be at least 0, got -1"),
         ("[canaries]\nseed = -1\n", "canaries.seed: must be at least 0, got -1"),
@@ -157,8 +195,8 @@ def test_overrides_are_checked_like_the_file(tmp_path: Path) -> None:
     changed = parse_overrides(spec, tier="seconds", device="cuda:1")
     assert changed.audit == AuditSpec("seconds", oracles=23, device="cuda:1", tolerances=Tolerances(auc=0.1))
     assert dataclasses.replace(changed, audit=spec.audit) == spec
-    with pytest.raises(UsageError, match=r"audit\.tier: input should be 'seconds' or 'minutes', got 'hours'"):
-        parse_overrides(spec, tier="hours", device=None)
+    with pytest.raises(UsageError, match=r"audit\.tier: input should be 'seconds', 'minutes' or 'hours', got 'days'"):
+        parse_overrides(spec, tier="days", device=None)
 
 
 def digits(**sections: Any) -> Spec:
@@ -222,7 +260,7 @@ def test_tails_are_nowhere_in_training_and_heads_are_deleted() -> None:
     assert set(wanted.requested.tolist()) == set(wanted.forget.tolist()) - set(case.heads.tolist())
     assert sorted([*wanted.forget.tolist(), *wanted.retain.tolist()]) == case.trained.tolist()
     assert case.trained.size + case.tails.size == len(case.train)
-    assert not set(wanted.twins.ids.tolist()) & set(case.train.ids.tolist())
+    assert not set(case.dataset.test.ids[wanted.twins].tolist()) & set(case.train.ids.tolist())
     assert wanted.requested.size == round(0.1 * (case.trained.size - 50))
 
 
@@ -235,7 +273,7 @@ def test_a_class_takes_the_canaries_of_its_label() -> None:
         assert (labels[rows] == 3).all()
     assert not (labels[wanted.retain] == 3).any()
     assert 0 < wanted.heads.size < 200
-    assert (wanted.twins.labels() == 3).all()
+    assert (case.dataset.test.labels().numpy()[wanted.twins] == 3).all()
 
 
 def test_seeds_of_different_kinds_are_never_shared() -> None:

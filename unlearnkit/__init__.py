@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from unlearnkit.observing import observe
     from unlearnkit.result import AuditResult, Interval, UsageError
     from unlearnkit.store import Store
-    from unlearnkit.train import Recipe, fit
+    from unlearnkit.train import Privacy, Recipe, fit
     from unlearnkit.types import (
         Access,
         Attack,
@@ -35,7 +35,7 @@ _HOME = {
     "observing": ("observe",),
     "result": ("AuditResult", "Interval", "UsageError"),
     "store": ("Store",),
-    "train": ("Recipe", "fit"),
+    "train": ("Privacy", "Recipe", "fit"),
     "types": (
         "Access",
         "Attack",
@@ -64,6 +64,7 @@ __all__ = [
     "Method",
     "Need",
     "Observation",
+    "Privacy",
     "Recipe",
     "Scores",
     "Splits",

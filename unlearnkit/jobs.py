@@ -205,13 +205,14 @@ class Bench:
         return self._known_code[things]
 
     def _training_code(self, recipe: Recipe) -> list[Any]:
-        """Our loop and networks; those of the user; the version of torchvision where a network is taken from it."""
+        """Our loop and networks; those of the user; versions of the libraries that a network or a loop is taken from."""
         named = [name for name in (recipe.trainer, recipe.architecture.name) if name and ":" in name]
         theirs = [name for name in named if not name.startswith("torchvision:")]
         for name in theirs:
             resolve(name)  # what cannot be found shows now, and modules of the working directory can be from here on
         borrowed = recipe.architecture.name.startswith(("torchvision:", "resnet18-cifar"))
-        versions = [importlib.metadata.version("torchvision")] if borrowed else []
+        libraries = ["torchvision"] * borrowed + ["opacus"] * (recipe.privacy is not None)
+        versions = [importlib.metadata.version(library) for library in libraries]
         return [self._code(fit_stack), *map(self._code, theirs), *versions]
 
     def _given_code(self, job: ObserveJob) -> list[Any]:

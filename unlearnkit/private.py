@@ -18,7 +18,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -196,20 +196,18 @@ def _account(privacy: Privacy, rate: float, steps: int) -> tuple[float, str]:
     """ε in nats, and the accountant that found it."""
     from opacus.accountants import PRVAccountant, RDPAccountant
 
-    figures: dict[str, float] = {}
+    renyi, better = RDPAccountant(), PRVAccountant()
+    renyi.history = better.history = [(privacy.noise_multiplier, rate, steps)]
     with warnings.catch_warnings(), np.errstate(all="ignore"):  # both reach for logarithms of 0 where the rate is 1
         # Any order gives a true upper limit; the best of those tried may be the first or the last.
         warnings.filterwarnings("ignore", message="Optimal order is the (smallest|largest) alpha", category=UserWarning)
-        for accountant in (RDPAccountant(), PRVAccountant()):
-            accountant.history = [(privacy.noise_multiplier, rate, steps)]
-            try:
-                figures[accountant.mechanism()] = max(0.0, float(accountant.get_epsilon(privacy.delta)))
-            except (RuntimeError, ValueError):  # the grid of the PRV accountant was too coarse
-                break
-            if figures["rdp"] > _LOOSE:
-                break
-    best = figures.get("prv", np.inf)
-    return (best, "prv") if np.isfinite(best) else (figures["rdp"], "rdp")
+        loose = max(0.0, float(renyi.get_epsilon(privacy.delta)))
+        if loose <= _LOOSE:
+            with suppress(RuntimeError, ValueError):  # it says so where its grid is too coarse for so small a δ
+                tight = max(0.0, float(better.get_epsilon(privacy.delta)))
+                if np.isfinite(tight):
+                    return tight, "prv"
+    return loose, "rdp"
 
 
 def _check_layers(model: nn.Module, architecture: Architecture) -> None:
