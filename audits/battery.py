@@ -412,9 +412,10 @@ def _flagged(singles: Individuals | None) -> list[Flag]:
     """Single examples that stand out even when all are counted."""
     if singles is None or not singles.flagged:
         return []
-    named = singles.flagged <= len(singles.worst)  # otherwise the direction of some of them is not known here
-    kinds = {one.direction for one in singles.worst[: singles.flagged]} if named else {"remembered", "over-forgotten"}
+    kinds = {one.direction for one in singles.worst[: singles.flagged]}
     how = " or ".join(sorted(kinds, reverse=True))
+    if singles.flagged > len(singles.worst):  # of the rest nothing is known here but that they stand out
+        how = f"remembered or over-forgotten (the {len(singles.worst)} farthest: {how})"
     examples = "1 requested example is" if singles.flagged == 1 else f"{singles.flagged:,} requested examples are"
     return [
         Flag(

@@ -191,15 +191,17 @@ def other_classes(evidence: Evidence, plan: Plan) -> Collateral | None:
         for one in found.groups
     )
     drop = found.worst_drop * 100
-    usual = float(found.floor.max()) * 100
+    usual = max(0.0, float(found.floor.max()) * 100)
+    lost = f"Class {found.worst!r} lost most against retraining: {drop:.1f}\u00a0points of held-out accuracy."
+    if drop <= 0:
+        lost = "No class lost held-out accuracy against retraining."
     return Collateral(
         groups=groups,
         worst=found.worst,
         drop=found.worst_drop,
         p=found.p_worst,
         sentence=(
-            f"Class {found.worst!r} lost most against retraining: {drop:.1f}\u00a0points of held-out accuracy. The "
-            f"worst class of a retrained model loses up to {usual:.1f}\u00a0points against the others."
+            f"{lost} The worst class of a retrained model loses up to {usual:.1f}\u00a0points against the others."
         ),
     )
 

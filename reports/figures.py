@@ -31,6 +31,7 @@ WORDS = {  # all the words that are drawn
     "oracle level": "oracle level",
     "tolerance": "tolerance",
     "times tolerance": "× tolerance",
+    "must be seen": "must be seen",
     "margin forget": "margin φ of the examples to be forgotten",
     "margin canaries": "margin φ of the canaries",
     "fpr": "false positive rate",
@@ -136,8 +137,11 @@ def read_arrays(evidence: bytes, *, what: str = "evidence") -> Arrays:
     )
 
 
-def dot_plot(tests: Sequence[Outcome], *, width: float = 220.0, row: float = 22.0) -> bytes:
-    """Each test's leak interval in units of its tolerance, in the given order, `row` points apart."""
+def dot_plot(tests: Sequence[Outcome], *, width: float = 220.0, row: float = 22.0, exact: bool = False) -> bytes:
+    """Each test's leak interval in units of its tolerance, in the given order, `row` points apart.
+
+    exact: no tolerance is granted; what is called so is the size that each test must be able to see.
+    """
     spans = [_in_tolerances(test.leak, test.tolerance) for test in tests]
     left = float(np.clip(min(low for low, _, _ in spans) - 0.2, -LIMIT, -0.75))
     left = min(left, -1.3) if left < -0.9 else left  # where one comes near the lower tolerance, show it
@@ -147,7 +151,8 @@ def dot_plot(tests: Sequence[Outcome], *, width: float = 220.0, row: float = 22.
         height = len(tests) * row
         ax = figure.add_axes((0.01, AXIS / (height + AXIS), 0.98, height / (height + AXIS)))
         ax.set(xlim=(left, right), ylim=(len(tests) - 0.5, -0.5))
-        ax.axvspan(max(-1.0, left), 1, color="#f1f3f1", lw=0)
+        if not exact:
+            ax.axvspan(max(-1.0, left), 1, color="#f1f3f1", lw=0)
         ax.axvline(0, color="#9a9a9a", lw=0.9)
         for edge in (-1, 1):
             if left < edge:
@@ -163,10 +168,12 @@ def dot_plot(tests: Sequence[Outcome], *, width: float = 220.0, row: float = 22.
             if left <= value <= right:
                 fill = color if test.required else "white"
                 ax.plot([value], [y], MARKERS[test.state], ms=5.6, color=color, mfc=fill, mew=1.2, clip_on=False)
-        ticks = {0: WORDS["oracle level"], 1: WORDS["tolerance"]}
-        ticks |= {-1: f"−{WORDS['tolerance']}"} if left < -1 else {}
-        ticks |= {2: f"2 {WORDS['times tolerance']}"} if right >= 2.3 else {}
-        ticks |= {-2: f"−2 {WORDS['times tolerance']}"} if left < -2.3 else {}
+        edge_name = WORDS["must be seen" if exact else "tolerance"]
+        times = "×" if exact else WORDS["times tolerance"]
+        ticks = {0: WORDS["oracle level"], 1: edge_name}
+        ticks |= {-1: f"−{WORDS['tolerance']}"} if left < -1 and not exact else {}
+        ticks |= {2: f"2 {times}"} if right >= 2.3 else {}
+        ticks |= {-2: f"−2 {times}"} if left < -2.3 else {}
         if left < -2.3:  # crowded: short labels
             ticks |= {-2: "−2 ×", -1: "−1 ×", 0: WORDS["oracles"]} | ({2: "2 ×"} if 2 in ticks else {})
         ax.set_xticks(list(ticks), list(ticks.values()))

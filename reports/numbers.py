@@ -33,6 +33,12 @@ def fixed(value: int | float | None, places: int) -> str:
     return text.replace("-", "−")
 
 
+def alike(*values: int | float | None) -> list[str]:
+    """Numbers that are read beside each other: all with as many decimals as the largest needs."""
+    places = decimals(values)
+    return [fixed(value, places) for value in values]
+
+
 def number(value: int | float | None) -> str:
     """A measured value to three significant digits; a whole number in full."""
     return fixed(value, 0 if isinstance(value, int) else decimals([value]))

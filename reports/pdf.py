@@ -25,7 +25,20 @@ from pypdf import PdfReader
 from pypdf.errors import PyPdfError
 
 from unlearnkit.reports import figures, numbers
-from unlearnkit.result import Accuracy, AuditResult, Outcome, Quantity, UsageError, evidence_path
+from unlearnkit.result import (
+    Accuracy,
+    AuditResult,
+    Collateral,
+    Comparison,
+    Individuals,
+    Interval,
+    Outcome,
+    PrivacyRecord,
+    Quantity,
+    Registration,
+    UsageError,
+    evidence_path,
+)
 from unlearnkit.store import write_atomic
 
 STANDARDS: list[typst.PDFStandard] = ["a-3a", "ua-1"]
@@ -44,6 +57,7 @@ DAMAGE = (  # what pypdf raises on files that were cut, overwritten or forged
     ValueError,
 )
 PAGE_ONE = {"tests": 10, "controls": 6}  # how many of them
+CLASSES = 15  # rows of their table, and of the list of failed retrainings
 LETTERS = {  # on page one; the pages behind it have the full text
     "organization": 90,
     "id": 40,
@@ -55,6 +69,8 @@ LETTERS = {  # on page one; the pages behind it have the full text
     "mde": 330,
     "caption": 130,
     "flags": 110,
+    "nonstandard": 150,
+    "fault": 240,  # of a failed retraining
     "battery": 24,
     "tier": 24,
     "name": 48,
@@ -71,7 +87,7 @@ def render(result: AuditResult, evidence: bytes) -> bytes:
         raise UsageError(f"evidence: the name must be that of a file beside {AUDIT}, got {result.evidence.file!r}")
     audit = result.to_json().encode()
     tests = result.tests
-    drawings = _drawings(tests[: PAGE_ONE["tests"]], figures.read_arrays(evidence))
+    drawings = _drawings(result, figures.read_arrays(evidence))
     view = _view(result, tests, hashlib.sha256(audit).hexdigest(), set(drawings))
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -137,11 +153,11 @@ def _row(count: int) -> float:
     return min(23.0, max(14.5, 150 / max(count, 1)))
 
 
-def _drawings(tests: Sequence[Outcome], arrays: figures.Arrays) -> dict[str, bytes]:
+def _drawings(result: AuditResult, arrays: figures.Arrays) -> dict[str, bytes]:
     """The figures that this evidence allows, by the name under which the template finds them."""
     made: dict[str, bytes] = {}
-    if tests:
-        made["dots"] = figures.dot_plot(tests, width=215.0, row=_row(len(tests)))
+    if tests := result.tests[: PAGE_ONE["tests"]]:
+        made["dots"] = figures.dot_plot(tests, width=215.0, row=_row(len(tests)), exact=result.claim == "exact")
     if arrays.has(figures.FORGET) or arrays.has(figures.HEADS):
         made |= {
             "margins": figures.margins(arrays),
@@ -172,7 +188,18 @@ def _view(result: AuditResult, tests: Sequence[Outcome], audit: str, drawings: s
     controls = sorted(result.controls, key=lambda control: control.passed)  # failed ones are never left out
     return {
         **{
-            name: body[name] for name in ("organization", "battery", "tier", "flags", "controls", "captions", "verdict")
+            name: body[name]
+            for name in (
+                "organization",
+                "battery",
+                "tier",
+                "claim",
+                "nonstandard",
+                "flags",
+                "controls",
+                "captions",
+                "verdict",
+            )
         },
         "started": f"{_started(result):%Y-%m-%d, %H:%M} UTC",
         "significance": numbers.setting(result.significance),
@@ -204,9 +231,19 @@ def _view(result: AuditResult, tests: Sequence[Outcome], audit: str, drawings: s
             ],
             "captions": {name: _shorten(text, LETTERS["caption"]) for name, text in result.captions.items()},
             "flags": _shorten(", ".join(flag.name for flag in result.flags), LETTERS["flags"]),
-            "hashes": {"audit": _abbreviated(audit), "model": _abbreviated(result.model.audited_sha256)},
+            "nonstandard": _shorten("; ".join(result.nonstandard), LETTERS["nonstandard"]),
+            "hashes": {
+                "audit": _abbreviated(audit),
+                "model": _abbreviated(result.model.audited_sha256),
+                "registration": result.registration and _abbreviated(result.registration.sha256),
+            },
         },
         "accuracy": _accuracy(result.accuracy),
+        "comparisons": [_comparison(comparison) for comparison in result.comparisons],
+        "individuals": result.individuals and _individuals(result.individuals),
+        "collateral": result.collateral and _collateral(result.collateral, forgotten=request.class_name),
+        "privacy": result.privacy and _privacy(result.privacy),
+        "registration": result.registration and _registration(result.registration),
         "request": {
             "id": request.id,
             "brief": _shorten(request.id, LETTERS["id"]),
@@ -247,6 +284,8 @@ def _view(result: AuditResult, tests: Sequence[Outcome], audit: str, drawings: s
             "seeds": _runs(oracles.seeds),
             "held_out": None if oracles.held_out_seed is None else str(oracles.held_out_seed),
             "seconds": numbers.seconds(oracles.seconds),
+            "missing": [_shorten(fault, LETTERS["fault"]) for fault in oracles.missing[:CLASSES]],
+            "more": str(max(0, len(oracles.missing) - CLASSES)),
         },
         "canaries": canaries
         and {
@@ -301,13 +340,9 @@ def _accuracy(found: Sequence[Accuracy]) -> dict[str, Any]:
     def cell(accuracy: Accuracy | None) -> dict[str, Any] | None:
         if accuracy is None:
             return None
-        rate, correct = accuracy.rate, accuracy.correct
+        correct = accuracy.correct
         return {
-            "rate": {
-                "value": numbers.percent(rate.value),
-                "low": None if rate.low is None else numbers.percent(rate.low),
-                "high": None if rate.high is None else numbers.percent(rate.high),
-            },
+            "rate": _percents(accuracy.rate),
             "correct": numbers.fixed(correct, 0 if float(correct).is_integer() else 1),
             "n": numbers.number(accuracy.n),
         }
@@ -316,8 +351,128 @@ def _accuracy(found: Sequence[Accuracy]) -> dict[str, Any]:
     return {"models": models, "rows": rows}
 
 
+def _percents(share: Interval) -> dict[str, Any]:
+    return {
+        name: None if value is None else numbers.percent(value)
+        for name, value in (("value", share.value), ("low", share.low), ("high", share.high))
+    }
+
+
+def _comparison(row: Comparison) -> dict[str, Any]:
+    floor = row.oracles
+    value, original, mean, low, high = numbers.alike(row.value, row.original, floor.value, floor.low, floor.high)
+    return {
+        "name": row.name,
+        "unit": row.unit,
+        "sentence": row.sentence,
+        "value": value,
+        "original": original,
+        "oracles": {
+            "value": mean,
+            "low": None if floor.low is None else low,
+            "high": None if floor.high is None else high,
+        },
+        "p": numbers.p_value(row.p),
+    }
+
+
+def _individuals(found: Individuals) -> dict[str, Any]:
+    return {
+        "limit": numbers.setting(found.limit),
+        "above": _percents(found.above),
+        "confidence": numbers.share(found.above.confidence),
+        "floor": numbers.percent(found.floor),
+        "p": numbers.p_value(found.p),
+        "flagged": numbers.number(found.flagged),
+        "worst": [
+            {
+                "id": _shorten(one.id, LETTERS["label"]),
+                "z": numbers.fixed(one.z, 2),
+                "direction": one.direction,
+                "p_rank": numbers.p_value(one.p_rank),
+                "p_adjusted": numbers.p_value(one.p_adjusted),
+            }
+            for one in found.worst
+        ],
+        "assumes": found.assumes,
+        "resolution": found.resolution,
+    }
+
+
+def _collateral(found: Collateral, *, forgotten: str | None) -> dict[str, Any]:
+    """The class that lost most first."""
+    groups = sorted(found.groups, key=lambda group: group.gap.value)
+    return {
+        "sentence": found.sentence,
+        "p": numbers.p_value(found.p),
+        "confidence": numbers.share(groups[0].gap.confidence) if groups else "",
+        "rows": [
+            {
+                "name": _shorten(group.name, LETTERS["label"]),
+                "forgotten": group.name == forgotten,
+                "n": numbers.number(group.n),
+                "audited": numbers.percent(group.audited),
+                "oracles": _percents(group.oracles),
+                "gap": _percents(group.gap),
+                "p": numbers.p_value(group.p_adjusted),
+            }
+            for group in groups[:CLASSES]
+        ],
+        "more": str(max(0, len(groups) - CLASSES)),
+    }
+
+
+def _privacy(record: PrivacyRecord) -> dict[str, Any]:
+    follows = "nothing"
+    if record.measured is not None:
+        follows = "broken" if record.measured > record.epsilon else "kept"
+    epsilon, measured = numbers.alike(record.epsilon, record.measured)
+    return {
+        "epsilon": epsilon,
+        "delta": numbers.setting(record.delta),
+        "noise": numbers.setting(record.noise_multiplier),
+        "clip": numbers.setting(record.clip),
+        "rate": numbers.number(record.sample_rate),
+        "steps": numbers.number(record.steps),
+        "accountant": record.accountant,
+        "measured": measured,
+        "guesses": numbers.number(record.guesses),
+        "correct": numbers.number(record.correct),
+        "confidence": numbers.share(record.confidence),
+        "follows": follows,
+    }
+
+
+def _registration(found: Registration) -> dict[str, Any]:
+    """The document part by part, the longest first; hashes in it by their beginning."""
+    parts = {name: value for name, value in found.document.items() if isinstance(value, dict)}
+    rest = {name: value for name, value in found.document.items() if name not in parts}
+    printed = [[name, _fixed(value)] for name, value in (("", rest), *parts.items())]
+    return {"sha256": found.sha256, "parts": sorted(printed, key=lambda part: -len(part[1]))}
+
+
+def _fixed(values: dict[str, Any]) -> list[list[str]]:
+    pairs: list[list[str]] = []
+    for name, value in values.items():
+        if isinstance(value, dict):
+            pairs += [[f"{name}.{key}", text] for key, text in _fixed(value)]
+        else:
+            several = value if isinstance(value, list) else [value] if value is not None else []
+            text = ", ".join(numbers.literal(one) for one in several) or numbers.DASH
+            pairs.append([name, _shorten(re.sub(r"\b([0-9a-f]{12})[0-9a-f]{52}\b", "\\1…", text), LETTERS["value"])])
+    return pairs
+
+
 def _pairs(values: dict[str, Any]) -> list[list[str]]:
-    return [[name, _shorten(numbers.literal(value), LETTERS["value"])] for name, value in values.items()]
+    """Names and values as they are printed; a method inside the method is its name, then its settings one by one."""
+    pairs: list[list[str]] = []
+    for name, value in values.items():
+        if isinstance(value, dict) and "name" in value:
+            settings = {f"{name}.{key}": setting for key, setting in value.items() if key != "name"}
+            pairs += _pairs({name: value["name"], **settings})
+        else:
+            pairs.append([name, _shorten(numbers.literal(value), LETTERS["value"])])
+    return pairs
 
 
 def _runs(seeds: Sequence[int]) -> str:

@@ -11,26 +11,34 @@ import numpy as np
 from safetensors.numpy import save
 
 from unlearnkit.result import (
+    SCHEMA,
     Accuracy,
     AuditResult,
     CanaryRecord,
+    Collateral,
+    Comparison,
     Control,
     DataRecord,
     Environment,
     Evidence,
     Flag,
+    GroupGap,
+    Individual,
+    Individuals,
     Interval,
     MethodRecord,
     ModelRecord,
     OracleRecord,
     Outcome,
+    PrivacyRecord,
     Quantity,
+    Registration,
     Request,
     State,
     Verdict,
 )
 
-VARIANTS = ("fail", "pass", "inconclusive", "invalid", "class", "seconds")
+VARIANTS = ("fail", "pass", "inconclusive", "invalid", "class", "seconds", "exact", "privacy", "hours")
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,9 @@ def sample(variant: str = "fail", **changes: Any) -> Sample:
         "invalid": _invalid,
         "class": _class,
         "seconds": _seconds,
+        "exact": _exact,
+        "privacy": _privacy,
+        "hours": _hours,
     }[variant]()
     record = Evidence("audit.evidence.safetensors", hashlib.sha256(evidence).hexdigest())
     return Sample(dataclasses.replace(result, evidence=record, **changes), evidence)
@@ -201,6 +212,8 @@ def _accuracy(*, oracles: bool = True, canaries: bool = True) -> tuple[Accuracy,
     return tuple(rows)
 
 
+FAULT = "oracle 7: training diverged, the loss is not finite after epoch 3"
+
 CONTROLS = (
     Control("held-out oracle accepted", True, "A further model retrained without the data fails no test."),
     Control("shuffled labels at chance", True, "With shuffled labels the AUC averages 0.501."),
@@ -209,9 +222,111 @@ CONTROLS = (
 )
 
 
+def _comparisons() -> tuple[Comparison, ...]:
+    far = "From the oracles, on 104 requested examples; retrained models lie as far from one another as the range says."
+    return (
+        Comparison(
+            "Jensen-Shannon divergence of the outputs",
+            "nats",
+            0.015315077,
+            Interval(0.008292772, 0.010670898, 0.015527874, 0.9),
+            0.1,
+            0.019227941,
+            far,
+        ),
+        Comparison(
+            "Kernel distance (MMD) of the margins",
+            "standard deviations of relabelings",
+            4.33029056,
+            Interval(-0.407717982, 0.248293399, 1.77311876, 0.9),
+            0.05,
+            4.35486375,
+            "The pattern of all 104 margins at once, each model in turn called the audited one.",
+        ),
+        Comparison(
+            "Tug of war (ToW)",
+            "ToW (1 = equal)",
+            0.906054860,
+            Interval(0.956300085, 0.963899158, 0.967770722, 0.9),
+            0.05,
+            0.263259621,
+            far,
+        ),
+    )
+
+
+def _ensemble() -> tuple[Comparison, ...]:
+    models = "32 unlearned against 32 retrained models; beside it, retrained against retrained ones."
+    return (
+        Comparison("KLoM, 95th percentile", "nats", 3.01254, Interval(None, 1.98321, None), None, None, models),
+        Comparison("NeurIPS 2023 forgetting score", "", 0.0721, Interval(None, 0.0893, None), None, None, models),
+    )
+
+
+def _individuals() -> Individuals:
+    return Individuals(
+        limit=3.0,
+        above=Interval(0.00602, 0.0288, 0.0821),
+        floor=0.0192,
+        p=0.05,
+        flagged=1,
+        worst=tuple(
+            Individual(f"digits/{number:04d}", z, "remembered" if z > 0 else "over-forgotten", p, adjusted)
+            for number, z, p, adjusted in (
+                (570, -11.9506, 0.05, 0.0000031),
+                (21, 3.7131, 0.05, 0.1473),
+                (1101, 3.0117, 0.1, 0.7921),
+            )
+        ),
+        assumes="assumes that an example's margin is normal between retrainings",
+        resolution="With 19 oracles the smallest rank p-value of an example is 0.05: no single one of 104 can be "
+        "flagged, only 104 or more at once; for a single one 2,079 oracles are needed.",
+    )
+
+
+def _collateral(classes: int = 10) -> Collateral:
+    right = [round(0.9722 - 0.0131 * (label % 7), 4) for label in range(classes)]
+    groups = tuple(
+        GroupGap(
+            name=str(label),
+            n=36,
+            audited=share,
+            oracles=Interval(0.9167, 0.9531, 0.9861, 0.9),
+            gap=Interval(round(share - 1.1, 4), round(share - 0.9531, 4), 0.1217),
+            p_adjusted=0.35 if label == 6 else 1.0,
+        )
+        for label, share in enumerate(right)
+    )
+    return Collateral(
+        groups=groups,
+        worst="6",
+        drop=0.0595,
+        p=0.15,
+        sentence="Class '6' lost most against retraining: 6.0\u00a0points of held-out accuracy. The worst class of a "
+        "retrained model loses up to 5.1\u00a0points against the others.",
+    )
+
+
+def _registration() -> Registration:
+    document = {
+        "battery": "1",
+        "plan": {"kind": "examples", "oracles": 19, "power": 0.8, "tolerances": {"auc": 0.05, "margin": 0.4}},
+        "request": {"id": "DR-2026-017", "forget": 144, "class_name": None},
+        "data": _hash("data"),
+        "canaries": _hash("canaries"),
+        "models": {
+            "original": [_hash("original")],
+            "audited": [_hash("audited")],
+            "oracles": [_hash(f"oracle {number}") for number in range(20)],
+            "ensemble": [],
+        },
+    }
+    return Registration(_hash("registration"), document)
+
+
 def _fail() -> tuple[AuditResult, bytes]:
     result = AuditResult(
-        schema=1,
+        schema=SCHEMA,
         battery="1",
         tier="minutes",
         significance=0.05,
@@ -303,6 +418,11 @@ def _fail() -> tuple[AuditResult, bytes]:
             started="2026-11-20T14:02:11Z",
             seconds=74.318,
         ),
+        nonstandard=("oracles 19 instead of 39", "tolerance margin 0.4 instead of 1"),
+        registration=_registration(),
+        comparisons=_comparisons(),
+        individuals=_individuals(),
+        collateral=_collateral(),
     )
     return result, _evidence(shift=0.2)
 
@@ -319,7 +439,41 @@ def _pass() -> tuple[AuditResult, bytes]:
         ("Of 5 required tests 5 stay within tolerance.",),
         result.verdict.mde,
     )
-    return dataclasses.replace(result, tests=tests, verdict=verdict, flags=()), evidence
+    return dataclasses.replace(result, tests=tests, verdict=verdict, flags=(), nonstandard=()), evidence
+
+
+def _exact() -> tuple[AuditResult, bytes]:
+    result, evidence = _pass()
+    verdict = Verdict(
+        "CONSISTENT",
+        "Consistent with exact unlearning: no trace was found, which does not prove that none is left.",
+        ("Of 5 required tests 5 found no trace, and had the power to find one.",),
+        result.verdict.mde,
+    )
+    return dataclasses.replace(result, claim="exact", verdict=verdict), evidence
+
+
+def _privacy() -> tuple[AuditResult, bytes]:
+    result, evidence = _pass()
+    record = PrivacyRecord(
+        epsilon=3.2071,
+        delta=1e-5,
+        noise_multiplier=1.1,
+        clip=1.0,
+        sample_rate=0.04787,
+        steps=420,
+        accountant="prv",
+        measured=0.4132,
+        guesses=80,
+        correct=49,
+        confidence=0.95,
+    )
+    return dataclasses.replace(result, privacy=record), evidence
+
+
+def _hours() -> tuple[AuditResult, bytes]:
+    result, evidence = _fail()
+    return dataclasses.replace(result, tier="hours", comparisons=(*_comparisons(), *_ensemble())), evidence
 
 
 def _inconclusive() -> tuple[AuditResult, bytes]:
@@ -342,6 +496,8 @@ def _inconclusive() -> tuple[AuditResult, bytes]:
 
 def _invalid() -> tuple[AuditResult, bytes]:
     result, evidence = _fail()
+    assert result.oracles is not None
+    oracles = dataclasses.replace(result.oracles, count=18, seeds=tuple(range(100, 118)), missing=(FAULT,))
     broken = Control(
         "held-out oracle accepted",
         False,
@@ -354,7 +510,8 @@ def _invalid() -> tuple[AuditResult, bytes]:
         (broken.sentence,),
         result.verdict.mde,
     )
-    return dataclasses.replace(result, tests=tests, controls=(broken, *CONTROLS[1:]), verdict=verdict), evidence
+    controls = (broken, *CONTROLS[1:])
+    return dataclasses.replace(result, tests=tests, controls=controls, verdict=verdict, oracles=oracles), evidence
 
 
 def _class() -> tuple[AuditResult, bytes]:
@@ -392,6 +549,7 @@ def _class() -> tuple[AuditResult, bytes]:
     changed = dataclasses.replace(
         result,
         request=request,
+        collateral=_collateral(classes=20),
         tests=tests,
         verdict=verdict,
         canaries=None,
@@ -425,5 +583,10 @@ def _seconds() -> tuple[AuditResult, bytes]:
         controls=CONTROLS[1:3],
         flags=(Flag("no oracles", "No model was retrained without the data; this tier can FAIL but seldom PASS."),),
         captions={"margins": result.captions["margins"], "roc": result.captions["roc"]},
+        nonstandard=(),
+        registration=None,
+        comparisons=(),
+        individuals=None,
+        collateral=None,
     )
     return changed, _evidence(oracles=0)

@@ -14,25 +14,24 @@ import pytest
 import torch
 from safetensors.numpy import load
 
-from unlearnkit import fleet
-from unlearnkit.audits.audit import _sample, audit, save_audit
+from unlearnkit import jobs
+from unlearnkit.audits.audit import _sample, audit, fleet_for, save_audit
 from unlearnkit.audits.battery import BATTERY
 from unlearnkit.audits.case import demand, prepare
 from unlearnkit.audits.evidence import Evidence, Group
 from unlearnkit.audits.spec import Spec, parse_spec
 from unlearnkit.audits.verify import verify_file
-from unlearnkit.fleet import Job, read_model
+from unlearnkit.fleet import Progress
 from unlearnkit.models import save_model
 from unlearnkit.observing import observe
 from unlearnkit.result import AuditResult, UsageError
 from unlearnkit.store import Store
-from unlearnkit.types import Examples
 
 
 @pytest.fixture(autouse=True)
 def _one_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Models this small are made faster than a worker process starts."""
-    monkeypatch.setattr(fleet.joblib, "cpu_count", lambda: 1)
+    monkeypatch.setattr("joblib.cpu_count", lambda: 1)
     return
 
 
@@ -60,27 +59,29 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 class Told:
-    """What the audit told of its jobs."""
+    """What the fleet told of its progress."""
 
     def __init__(self) -> None:
-        self.made: list[str] = []
-        self.kept: list[str] = []
+        self.last = Progress(0, 0, 0, 0, (), 0.0)
+        self.names: set[str] = set()
 
-    def __call__(self, job: Job, was_there: bool) -> None:
-        (self.kept if was_there else self.made).append(job.name)
+    def __call__(self, progress: Progress) -> None:
+        self.last = progress
+        self.names.update(progress.running)
 
 
 def run(spec: Spec, store: Store, told: Told | None = None) -> tuple[AuditResult, bytes]:
-    return audit(spec, store, command="unlearnkit audit spec.toml", on_done=told)
+    case = prepare(spec)
+    fleet = fleet_for(case, store, watch=told)
+    return audit(spec, fleet, command="unlearnkit audit spec.toml", case=case)
 
 
 def test_the_whole_way_once_and_nothing_twice(store: Store, tmp_path: Path) -> None:
     first = Told()
     result, sidecar = run(tiny(), store, first)
-    assert len(first.made) == len(set(first.made)) == 1 + 20 + 1
-    assert first.made[0] == "original"
-    assert first.made[-1] == "unlearn with Retrain"
-    assert not first.kept
+    looks = {"look at original", "look at unlearn with Retrain", *(f"look at oracle {j + 1}" for j in range(20))}
+    assert first.names == looks | {"original"}  # which two looks rest on
+    assert (first.last.total, first.last.done, first.last.kept, first.last.failed) == (23, 23, 0, 0)
     assert result.verdict.word in ("PASS", "INCONCLUSIVE")
     assert all(control.passed for control in result.controls)
     assert (result.battery, result.tier, result.organization) == (BATTERY, "minutes", "Example AG")
@@ -89,6 +90,7 @@ def test_the_whole_way_once_and_nothing_twice(store: Store, tmp_path: Path) -> N
     assert result.oracles is not None
     assert result.oracles.count == len(result.oracles.seeds) == 19
     assert result.oracles.held_out_seed not in result.oracles.seeds
+    assert result.oracles.missing == ()
     assert result.canaries is not None
     assert (result.canaries.heads, result.canaries.tails) == (30, 30)
     assert result.method.name == "Retrain"
@@ -102,8 +104,8 @@ def test_the_whole_way_once_and_nothing_twice(store: Store, tmp_path: Path) -> N
 
     second = Told()
     again, same = run(tiny(), store, second)
-    assert not second.made
-    assert sorted(second.kept) == sorted(first.made)
+    assert not second.names
+    assert (second.last.total, second.last.kept) == (22, 22)
     assert same == sidecar
     assert dataclasses.replace(again, environment=result.environment) == result
 
@@ -116,7 +118,7 @@ def test_the_evidence_is_what_the_models_say(store: Store) -> None:
     evidence = Evidence.from_bytes(sidecar)
     assert evidence.oracles == 19
     assert [evidence.rows(group).size for group in Group] == [138, 30, len(wanted.twins), 30]
-    model = read_model(store, case.original.key(case.train.fingerprint, "cpu"), case.recipe)
+    model = fleet_for(case, store).read(case.original)
     rows = {Group.REQUESTED: wanted.requested, Group.HEADS: wanted.heads, Group.TAILS: wanted.tails}
     for group, which in rows.items():
         seen = observe(model, case.train.take(which)).margins[:, 0]
@@ -139,29 +141,87 @@ def test_the_held_out_oracle_is_no_reference(store: Store) -> None:
     assert len({row.tobytes() for row in evidence.margins["oracles"]}) == 19
 
 
-def test_interrupted_it_goes_on_where_it_stopped(store: Store, tmp_path: Path) -> None:
+def test_interrupted_it_goes_on_where_it_stopped(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = run(tiny(), store)[1]
-    fresh = Store(tmp_path / "store")
+    fresh, written = Store(tmp_path / "store"), []
+    true = Store.write
 
-    class Stop(Told):
-        def __call__(self, job: Job, was_there: bool) -> None:
-            super().__call__(job, was_there)
-            if len(self.made) == 7:
-                raise KeyboardInterrupt
+    def stop(store: Store, key: str, data: bytes, record: dict[str, Any]) -> None:
+        if len(written) == 15:  # in the middle of the oracles
+            raise KeyboardInterrupt
+        true(store, key, data, record)
+        written.append(record["kind"])
 
-    stopped, resumed = Stop(), Told()
-    with pytest.raises(KeyboardInterrupt):
-        run(tiny(), fresh, stopped)
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "write", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(tiny(), fresh)
+    resumed = Told()
     _, sidecar = run(tiny(), fresh, resumed)
-    assert sorted(resumed.kept) == sorted(stopped.made)
-    assert len(resumed.made) == 22 - 7
+    assert resumed.last.kept == written.count("observe") > 5
+    assert resumed.last.done == resumed.last.total
     assert sidecar == expected
+
+
+FAILING = """
+from unlearnkit.models import build
+
+
+def fit(recipe, examples, *, seed):
+    if seed in {seeds}:
+        raise RuntimeError("no luck")
+    return build(recipe.architecture, seed=seed)
+"""
+
+
+@pytest.mark.parametrize(("failing", "left"), [([3], 19), ([5, 20], 18)])
+def test_an_oracle_that_is_missing_makes_the_audit_invalid(
+    write_module: Any, tmp_path: Path, failing: list[int], left: int
+) -> None:
+    """One of twenty references; then another one, and the model that is held out."""
+    count = 20
+    name = f"failing_{'_'.join(map(str, failing))}"
+    seeds = prepare(tiny()).seeds("oracle", count + 1)
+    write_module(name, FAILING.format(seeds=[seeds[j] for j in failing]))
+    spec = tiny(recipe={"trainer": f"{name}:fit"}, audit={"oracles": count, "tolerances": {"auc": 0.2}})
+    told = Told()
+    result, sidecar = run(spec, Store(tmp_path / "store"), told)
+    assert told.last.failed == len(failing)
+    assert result.oracles is not None
+    assert result.oracles.count == len(result.oracles.seeds) == left
+    there = [seed for j, seed in enumerate(seeds) if j not in failing]
+    assert (list(result.oracles.seeds), result.oracles.held_out_seed) == (there[:-1], there[-1])
+    assert result.oracles.missing == tuple(
+        f"oracle {j + 1}: recipe.trainer: '{name}:fit' raised RuntimeError: no luck; --debug shows where"
+        for j in failing
+    )
+    [control] = [control for control in result.controls if control.name == "all oracles retrained"]
+    assert not control.passed
+    assert result.verdict.word == "INVALID"
+    path = save_audit(tmp_path / "out", result, sidecar)
+    assert verify_file(path).passed
+
+
+def test_without_original_or_oracles_there_is_no_audit(write_module: Any, tmp_path: Path) -> None:
+    case = prepare(tiny())
+    oracles = case.seeds("oracle", 20)
+    for name, seeds, sentence in (
+        ("no_original", [case.original.seed], "'no_original:fit' raised RuntimeError: no luck"),
+        (
+            "no_oracles",
+            oracles[1:],
+            "oracles: 19 of 20 retrainings failed, the first: recipe.trainer: 'no_oracles:fit'",
+        ),
+    ):
+        write_module(name, FAILING.format(seeds=seeds))
+        with pytest.raises(UsageError, match=sentence):
+            run(tiny(recipe={"trainer": f"{name}:fit"}), Store(tmp_path / name))
 
 
 def test_the_tier_seconds_trains_no_oracle(store: Store) -> None:
     told = Told()
     result, sidecar = run(tiny(audit={"tier": "seconds"}), store, told)
-    assert len(told.made) + len(told.kept) == 2
+    assert told.last.total == 2  # looks at the original and at the audited model
     assert result.oracles is None
     assert result.verdict.word in ("INCONCLUSIVE", "FAIL")
     assert [test.kind for test in result.tests] == ["coin"]
@@ -203,7 +263,7 @@ def test_weights_manifest_and_a_result_from_elsewhere(store: Store, tmp_path: Pa
     """The original with its sealed canaries, and a model that somebody else unlearned: no method is run."""
     case = prepare(tiny())
     run(tiny(), store)
-    original = read_model(store, case.original.key(case.train.fingerprint, "cpu"), case.recipe)
+    original = fleet_for(case, store).read(case.original)
     assert case.manifest is not None
     case.manifest.save(tmp_path / "canaries.json")
     save_model(tmp_path / "model.safetensors", original, case.recipe.architecture)
@@ -219,7 +279,7 @@ def test_weights_manifest_and_a_result_from_elsewhere(store: Store, tmp_path: Pa
     )
     told = Told()
     result, sidecar = run(given, store, told)
-    assert not told.made  # the oracles are those of the other audit
+    assert told.last.done - told.last.kept == 2  # the given models are looked at; the oracles are those from before
     assert result.method.name == "given"
     assert result.method.saw is None
     assert result.canaries is not None
@@ -264,7 +324,7 @@ def test_mistakes_show_before_anything_is_trained(
     def never(*_arguments: object, **_more: object) -> None:
         raise AssertionError("a model was trained before the mistake was told")
 
-    monkeypatch.setattr(fleet, "fit", never)
+    monkeypatch.setattr(jobs._Work, "train", never)
     with pytest.raises(UsageError, match=message):
         run(tiny(tmp_path, **sections), Store(tmp_path / "store"))
 
@@ -304,9 +364,7 @@ def test_saving_is_whole_or_not_at_all(store: Store, tmp_path: Path) -> None:
 
 
 def test_a_sample_of_a_large_set_is_spread_evenly() -> None:
-    n = 12_000
-    large = Examples(torch.zeros(n, 1), torch.zeros(n, dtype=torch.int64), np.arange(n).astype(str))
-    rows = _sample(large, None).ids.astype(int)
+    rows = _sample(np.arange(12_000))
     assert len(rows) == 4000
     assert set(np.diff(rows)) == {3}
-    assert _sample(large, np.arange(5, 100)).ids.astype(int).tolist() == list(range(5, 100))
+    assert _sample(np.arange(5, 100)).tolist() == list(range(5, 100))

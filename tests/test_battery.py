@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from audit_samples import ATTACK, class_evidence, evidence, plan, within_binomial
+from audit_samples import class_evidence, evidence, plan, within_binomial
 
 from unlearnkit.audits import battery, controls
 from unlearnkit.audits.battery import BATTERY, ENOUGH_CANARIES, Judgement, judge
@@ -17,7 +17,8 @@ from unlearnkit.audits.coin import coin_test
 from unlearnkit.audits.designs import Tolerances, rank_tests, smallest_leak
 from unlearnkit.audits.evidence import Evidence, Group
 from unlearnkit.audits.rank import oracle_rank
-from unlearnkit.result import UsageError
+from unlearnkit.audits.simulate import reordered, with_audited
+from unlearnkit.result import Individual, Individuals, Interval, UsageError
 
 # What 120 requested examples, 100 + 100 canaries and 39 oracles can decide.
 WIDE = Tolerances(auc=0.15)
@@ -43,28 +44,14 @@ def _few_shuffles(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def tests_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Simulated audits without controls and with fewer permutations (still exact): many of them in seconds."""
+    """Simulated audits with fewer permutations (still exact) and without controls and distances: many in seconds."""
     monkeypatch.setattr(battery, "run_controls", lambda *_args, **_more: ())
+    monkeypatch.setattr(battery, "comparisons", lambda *_args: ())
     monkeypatch.setattr(battery, "coin_test", partial(coin_test, permutations=499))
 
 
 def small(seed: int, **changes: Any) -> Evidence:
     return evidence(seed, **({"requested": 50, "twins": 50, "canaries": 50} | changes))
-
-
-def turned(made: Evidence, points: np.ndarray[Any, Any], oracles: np.ndarray[Any, Any]) -> Evidence:
-    """The same evidence with points and oracles in another order."""
-
-    def part(arrays: Any) -> dict[str, Any]:
-        return {n: a[oracles][:, points] if n.endswith("oracles") else a[points] for n, a in arrays.items()}
-
-    return dataclasses.replace(
-        made,
-        group=made.group[points],
-        label=made.label[points],
-        margins=part(made.margins),
-        scores=part(made.scores),
-    )
 
 
 # -- error rates ---------------------------------------------------------------------------------------------------
@@ -82,7 +69,7 @@ def turned(made: Evidence, points: np.ndarray[Any, Any], oracles: np.ndarray[Any
 )
 def test_a_retrained_model_is_rejected_no_more_often_than_stated(oracles: int, law: Any, runs: int) -> None:
     """Any test significant: at most 5 % of audits. Any test FAIL: likewise, even where next to nothing is tolerated."""
-    strict = plan(tolerances=Tolerances(auc=0.001, margin=0.001))
+    strict = plan(tolerances=Tolerances(auc=0.001, margin=0.001, worst=0.001))
     found = [judge(small(seed, oracles=oracles, law=law), strict) for seed in range(runs)]
     for share in (
         sum(any(test.p_adjusted <= 0.05 for test in j.tests) for j in found),
@@ -134,7 +121,7 @@ def test_the_mde_is_found_as_often_as_stated_and_the_interval_covers(law: Any, o
                 assert rank.shift.high is not None
                 hit = rank.p <= 0.05 if shift else rank.shift.low <= 0 <= rank.shift.high
                 counts[test.name] = counts.get(test.name, 0) + hit
-    assert len(found) == 3
+    assert len(found) == 4
     for name in found:
         assert found[name] / runs >= 0.72, (name, found[name])
         assert within_binomial(runs - covered[name], runs, 0.05), (name, covered[name])
@@ -161,6 +148,8 @@ def test_a_forgetful_model_passes_with_every_control_listed() -> None:
     assert word(judged) == "PASS"
     assert judged.verdict.headline == "No trace above the tolerance was found."
     assert judged.verdict.why[0] == "Of 4 required tests 4 stay within tolerance."
+    assert judged.tests[-1].name == "Oracle rank, worst examples"  # no PASS hangs on it
+    assert not judged.tests[-1].required
     assert [c.name for c in judged.controls] == [
         "held-out oracle accepted",
         "shuffled labels at chance",
@@ -213,14 +202,137 @@ def test_leaks_fail_with_the_right_headline(made: Callable[..., Evidence], faile
 
 def test_the_untouched_original_fails() -> None:
     made = evidence(5)
-    untouched = dataclasses.replace(
-        made,
-        margins={**made.margins, "audited": made.margins["original"]},
-        scores={**made.scores, f"{ATTACK}/audited": made.scores[f"{ATTACK}/original"]},
-    )
-    judged = judge(untouched, plan())
+    judged = judge(with_audited(made, made.margins["original"]), plan())
     assert word(judged) == "FAIL"
     assert set(states(judged).values()) == {"FAIL"}
+
+
+def few_remembered(seed: int, *, examples: int = 4, by: float = 7.0) -> Evidence:
+    """A model that forgot all requested examples but a few, which are outvoted in every mean."""
+    made = evidence(seed)
+    margins = made.margins["audited"].copy()
+    margins[made.rows(Group.REQUESTED)[:examples]] += by
+    return with_audited(made, margins)
+
+
+def test_a_few_remembered_examples_fail_although_every_mean_passes() -> None:
+    judged = judge(few_remembered(0), plan(tolerances=WIDE))
+    worst, *others = judged.tests
+    assert (worst.name, worst.state, worst.required) == ("Oracle rank, worst examples", "FAIL", False)
+    assert {test.state for test in others} == {"PASS"}
+    assert word(judged) == "FAIL"
+    assert judged.verdict.headline == "Some examples are treated unlike retraining treats them."
+    assert judged.verdict.why == ("Of 4 required tests 4 stay within tolerance.", worst.sentence)
+    assert worst.sentence.endswith("the table of single examples names them.")
+
+
+@pytest.mark.parametrize(
+    ("worst", "flagged", "how"),
+    [
+        ((5.0, 4.0), 2, "2 requested examples are remembered compared"),
+        ((-5.0, 4.0), 1, "1 requested example is over-forgotten compared"),
+        ((-5.0, 4.0), 2, "2 requested examples are remembered or over-forgotten compared"),
+        ((5.0, 4.0), 3, "3 requested examples are remembered or over-forgotten (the 2 farthest: remembered) compared"),
+    ],
+)
+def test_single_examples_that_stand_out_are_flagged(worst: tuple[float, ...], flagged: int, how: str) -> None:
+    named = tuple(Individual("x", z, "remembered" if z > 0 else "over-forgotten", 0.05, 0.001) for z in worst)
+    found = Individuals(3.0, Interval(0.0, 0.1, 0.2), 0.1, 0.5, flagged, named, "assumes much", "")
+    [flag] = battery._flagged(found)
+    assert flag.name == "single examples"
+    assert flag.sentence.startswith(how)
+    assert flag.sentence.endswith("corrected for all of them (assumes much).")
+    assert battery._flagged(dataclasses.replace(found, flagged=0)) == battery._flagged(None) == []
+
+
+@pytest.mark.parametrize("given", [39, 40])
+def test_a_retraining_that_is_missing_makes_the_audit_invalid(given: int) -> None:
+    judged = judge(evidence(0), plan(tolerances=WIDE, oracles=given))
+    control = judged.controls[0]
+    assert control.name == "all oracles retrained"
+    assert control.passed == (given == 39)
+    assert word(judged) == ("PASS" if given == 39 else "INVALID")
+    if given == 40:
+        sentence = "1 of 40 retrained references are missing; what is left was not chosen by chance."
+        assert judged.verdict.why == (control.sentence,) == (sentence,)
+
+
+# -- an exact claim ------------------------------------------------------------------------------------------------
+
+
+def test_an_exact_claim_of_a_forgetful_model_is_consistent() -> None:
+    judged = judge(evidence(0), plan(tolerances=WIDE, claim="exact"))
+    assert word(judged) == "CONSISTENT"
+    assert judged.verdict.headline.startswith("Consistent with exact unlearning: no trace was found")
+    assert judged.verdict.why[0] == "Of 4 required tests 4 found no trace, and had the power to find one."
+    assert flags(judged) == {"exact claim"}
+
+
+def test_an_exact_claim_fails_on_a_leak_that_is_tolerated_otherwise() -> None:
+    made = evidence(7, requested=400, twins=400, leak=0.6, common=0.02, canaries=0)
+    tolerances = Tolerances(auc=0.2)
+    assert word(judge(made, plan(tolerances=tolerances))) == "PASS"
+    judged = judge(made, plan(tolerances=tolerances, claim="exact"))
+    assert word(judged) == "FAIL"
+    assert judged.tests[0].state == "FAIL"
+    assert "no tolerance" in judged.tests[0].sentence
+
+
+def test_an_exact_claim_is_not_consistent_because_too_few_oracles_were_asked() -> None:
+    """Beside a clean canary test 19 oracles cannot reach significance, so that no rank test could ever fail."""
+    judged = judge(evidence(2, oracles=19, leak=2.5), plan(tolerances=WIDE, claim="exact"))
+    assert word(judged) == "INCONCLUSIVE"
+    test = next(test for test in judged.tests if test.name == "Oracle rank, mean margin")
+    assert test.p <= 0.05 < test.p_adjusted
+    assert test.sentence.endswith(
+        "Undecided: a trace by itself, but with several tests only 39 oracles decide; there are 19."
+    )
+
+
+@pytest.mark.usefixtures("tests_only")
+def test_an_exact_claim_of_a_retrained_model_fails_no_more_often_than_stated() -> None:
+    found = [word(judge(small(seed), plan(tolerances=Tolerances(auc=0.2), claim="exact"))) for seed in range(60)]
+    assert within_binomial(found.count("FAIL"), len(found), 0.05)
+    assert found.count("CONSISTENT") >= 30
+    assert "PASS" not in found
+
+
+# -- the standard of the battery -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"oracles": 39}, ()),
+        ({"tier": "hours", "oracles": 64}, ()),
+        ({"tier": "seconds", "oracles": 0}, ()),
+        ({"oracles": 39, "seed": 7, "claim": "exact"}, ()),
+        ({"oracles": 19}, ("oracles 19 instead of 39",)),
+        ({"tier": "hours", "oracles": 39}, ("oracles 39 instead of 64",)),
+        (
+            {"oracles": 39, "significance": 0.1, "power": 0.9},
+            ("significance 0.1 instead of 0.05", "power 0.9 instead of 0.8"),
+        ),
+        (
+            {"oracles": 39, "tolerances": Tolerances(auc=0.15, class_margin=2.0, worst=2.5)},
+            (
+                "tolerance auc 0.15 instead of 0.05",
+                "tolerance class margin 2 instead of 3",
+                "tolerance worst 2.5 instead of 1",
+            ),
+        ),
+    ],
+)
+def test_what_was_changed_from_the_standard_is_said(changes: dict[str, Any], said: tuple[str, ...]) -> None:
+    assert battery.nonstandard(plan(**changes)) == said
+
+
+def test_the_standard_stands_in_the_judgement() -> None:
+    fixed = plan(tolerances=WIDE)
+    assert judge(small(0), fixed).nonstandard == battery.nonstandard(fixed) != ()
+
+
+# -- nothing to forget ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("tolerance", "expected"), [(0.2, "PASS"), (0.05, "INCONCLUSIVE")])
@@ -258,8 +370,10 @@ def test_a_held_out_oracle_of_another_kind_is_invalid(oracles: int, shift: float
     judged = judge(evidence(4, oracles=oracles, held_out=shift), plan(tolerances=WIDE))
     assert word(judged) == "INVALID"
     assert judged.verdict.headline == "This audit cannot be relied on: one of its own controls failed."
+    # a shift of the whole model takes its worst examples along
     assert judged.verdict.why == (
-        "A model retrained without the data was called a failure by: Oracle rank, mean margin.",
+        "A model retrained without the data was called a failure by: Oracle rank, mean margin, "
+        "Oracle rank, worst examples.",
     )
 
 
@@ -320,7 +434,11 @@ def test_few_canaries_are_inconclusive_and_say_how_many_would_decide(oracles: in
 
 def test_too_few_canaries_for_the_coin_test_are_flagged() -> None:
     judged = judge(evidence(8, canaries=12), plan(tolerances=WIDE))
-    assert [test.kind for test in judged.tests] == ["rank", "rank"]
+    assert sorted(states(judged)) == [
+        "Oracle rank, mean margin",
+        "Oracle rank, worst examples",
+        "Threshold attack, requested",
+    ]
     assert flags(judged) == {"few canaries"}
     assert "Only 12 canaries on one side" in judged.flags[0].sentence
 
@@ -355,7 +473,7 @@ def test_without_oracles(canaries: int, leak: float, expected: str) -> None:
 def test_without_oracles_both_sides_need_500_canaries() -> None:
     made = evidence(16, oracles=0, canaries=700)
     kept = np.flatnonzero((made.group != Group.HEADS) | (np.cumsum(made.group == Group.HEADS) <= 300))
-    part = turned(made, kept, np.arange(0))
+    part = reordered(made, kept, np.arange(0))
     assert part.rows(Group.HEADS).size == 300
     judged = judge(part, plan(tier="seconds", tolerances=WIDE))
     assert states(judged) == {"Canary coin test": "PASS"}
@@ -469,10 +587,15 @@ def test_a_coin_test_too_small_for_its_power_claims_no_mde() -> None:
 
 
 def test_the_same_arrays_give_the_same_judgement() -> None:
-    judged = judge(small(9), plan())
-    assert judge(small(9), plan()) == judged
-    assert judge(Evidence.from_bytes(small(9).to_bytes()), plan()) == judged
-    assert BATTERY == "0"
+    fixed = plan(classes=tuple("abcdefghij"))
+    settings: dict[str, Any] = {"oracles": 19, "requested": 20, "canaries": 20, "outputs": True, "unlearned": 8}
+    made = small(9, **settings)
+    judged = judge(made, fixed)
+    assert None not in (judged.individuals, judged.collateral)
+    assert len(judged.comparisons) == 8
+    assert judge(small(9, **settings), fixed) == judged
+    assert judge(Evidence.from_bytes(made.to_bytes()), fixed) == judged
+    assert BATTERY == "1"
 
 
 def test_order_changes_nothing_but_the_seeded_permutations() -> None:
@@ -481,7 +604,7 @@ def test_order_changes_nothing_but_the_seeded_permutations() -> None:
     made = evidence(9, leak=0.4)
     rng = np.random.default_rng(0)
     points = np.concatenate([rng.permutation(made.rows(Group(g))) for g in (3, 1, 0, 2)])
-    first, second = judge(made, plan()), judge(turned(made, points, rng.permutation(39)), plan())
+    first, second = judge(made, plan()), judge(reordered(made, points, rng.permutation(39)), plan())
     assert word(first) == word(second)
     assert [t.name for t in first.tests] == [t.name for t in second.tests]
     for one, two in zip(first.tests, second.tests, strict=True):
@@ -503,7 +626,7 @@ def test_another_seed_changes_the_permutations_only() -> None:
 # -- the plan ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["auc", "margin", "class_margin", "recognition"])
+@pytest.mark.parametrize("name", ["auc", "margin", "class_margin", "recognition", "worst"])
 @pytest.mark.parametrize("value", [0.0, -0.1, 100.0, float("nan")])
 def test_tolerances_must_be_shares_or_shifts(name: str, value: float) -> None:
     with pytest.raises(UsageError, match=rf"audit\.tolerances\.{name}: must lie between 0 and "):

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
+import torch
 from audit_samples import ATTACK, evidence, plan
+from torch import nn
 
+from unlearnkit.audits.audit import looks, models_of
 from unlearnkit.audits.battery import judge
-from unlearnkit.audits.case import _matched, demand, prepare
+from unlearnkit.audits.case import _lent, _matched, demand, prepare
 from unlearnkit.audits.spec import parse_spec
 from unlearnkit.audits.verdict import state_of
+from unlearnkit.jobs import UnlearnJob
+from unlearnkit.methods import METHODS
 from unlearnkit.result import Interval, UsageError
+from unlearnkit.store import Store
+from unlearnkit.types import Access, Method, Need
 
 
 def test_twins_have_the_class_shares_of_the_requested_examples():
@@ -32,6 +40,57 @@ def test_a_canary_that_was_never_used_cannot_be_forgotten(tmp_path: Path):
         demand(case)
 
 
+@dataclasses.dataclass(frozen=True)
+class Borrows(Method):
+    """Asks for held-out examples of its own."""
+
+    needs: ClassVar[Need] = Need.UNSEEN | Need.FORGET
+
+    def run(self, model: nn.Module, access: Access, rng: torch.Generator) -> nn.Module:
+        return model
+
+
+def test_what_is_lent_to_a_method_is_no_held_out_example_any_more(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(METHODS, "Borrows", Borrows)
+    body = {"deletion": {"forget_fraction": 0.1}, "method": {"name": "Borrows"}}
+    case = prepare(parse_spec(body, folder=Path()))
+    wanted = demand(case)
+    assert wanted.unseen is not None
+    labels = case.dataset.test.labels().numpy()
+    assert sorted([*wanted.unseen, *wanted.held_out]) == list(range(labels.size))
+    for c in range(10):
+        assert (labels[wanted.unseen] == c).sum() == (labels == c).sum() // 5
+    assert set(wanted.twins) <= set(wanted.held_out)
+    models = models_of(case, wanted, Store("memory://lent"))
+    assert isinstance(models.audited, UnlearnJob)
+    np.testing.assert_array_equal(models.audited.unseen, wanted.unseen)
+    looked = looks(case, wanted, models)
+    seen = looked.jobs["audited"][0].points.test
+    assert not np.isin(seen, wanted.unseen).any()
+    np.testing.assert_array_equal(labels[seen], looked.y[-seen.size :])
+    again = demand(case)
+    assert again.unseen is not None
+    assert again.unseen.tolist() == wanted.unseen.tolist()
+    other = demand(prepare(parse_spec(body | {"audit": {"seed": 1}}, folder=Path())))
+    assert other.unseen is not None
+    assert other.unseen.tolist() != wanted.unseen.tolist()
+
+
+def test_other_methods_leave_the_test_set_whole():
+    body = {"deletion": {"forget_fraction": 0.1}, "method": {"name": "FineTune"}}
+    case = prepare(parse_spec(body, folder=Path()))
+    wanted = demand(case)
+    assert wanted.unseen is None
+    assert wanted.held_out.tolist() == list(range(len(case.dataset.test)))
+
+
+def test_a_test_set_too_small_to_lend_from_is_refused():
+    with pytest.raises(UsageError, match="needs held-out examples of its own, a fifth of the test set, which is too"):
+        _lent(np.repeat([0, 1], 4), 0)
+    held_out, lent = _lent(np.repeat([0, 1], [4, 5]), 0)
+    assert (held_out.size, lent.size) == (8, 1)
+
+
 def test_no_failure_while_the_interval_reaches_into_the_tolerance():
     leak = Interval(0.045, 0.123, 0.2)
     common = {"tolerance": 0.05, "mde": 0.1, "p_adjusted": 0.01, "p_tolerance_adjusted": 0.03, "significance": 0.05}
@@ -43,7 +102,8 @@ def test_no_failure_while_the_interval_reaches_into_the_tolerance():
 @pytest.mark.parametrize(("right", "flagged"), [(30, True), (99, False)])
 def test_an_original_that_another_recipe_made_is_flagged(right: int, flagged: bool):
     made = evidence(0)
-    correct = {"original/retain": np.array([right]), "oracles/retain": np.full(made.oracles, 100)}
+    correct = {f"{name}/retain": np.array([right]) for name in ("original", "audited", "held_out")}
+    correct["oracles/retain"] = np.full(made.oracles, 100)
     made = dataclasses.replace(made, correct=correct, sizes={"retain": 100})
     assert ("original unlike the oracles" in {flag.name for flag in judge(made, plan()).flags}) == flagged
 

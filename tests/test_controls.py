@@ -9,6 +9,7 @@ import pytest
 from audit_samples import ATTACK, class_evidence, evidence, plan
 
 from unlearnkit.audits import controls
+from unlearnkit.audits.battery import judge
 from unlearnkit.audits.controls import run_controls
 from unlearnkit.audits.designs import (
     AttackAdvantage,
@@ -64,6 +65,28 @@ def test_the_original_is_listed_only_where_it_was_caught() -> None:
     for caught in (False, True):
         names = {control.name for control in run(evidence(0), caught=caught)}
         assert ("untouched original caught" in names) == caught
+
+
+@pytest.mark.parametrize(("asked", "passed"), [(40, True), (41, False), (60, False), (0, None)])
+def test_oracles_that_were_asked_for_must_be_there(asked: int, passed: bool | None) -> None:
+    made = evidence(0, oracles=40)
+    found = run_controls(made, plan(oracles=asked), (), None, held_out_failed=[], caught=True)
+    if passed is None:
+        assert "all oracles retrained" not in {control.name for control in found}
+        return
+    control = only("all oracles retrained", found)
+    assert control.passed == passed
+    assert control.sentence == (
+        f"All {asked} references that were asked for are there."
+        if passed
+        else f"{asked - 40} of {asked} retrained references are missing; what is left was not chosen by chance."
+    )
+
+
+def test_where_an_oracle_is_missing_the_audit_is_invalid() -> None:
+    made = evidence(0, oracles=40)
+    assert judge(made, plan(oracles=41, tolerances=WIDE)).verdict.word == "INVALID"
+    assert judge(made, plan(oracles=40, tolerances=WIDE)).verdict.word == "PASS"
 
 
 # -- shuffled labels -----------------------------------------------------------------------------------------------

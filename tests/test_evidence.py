@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 import numpy as np
 import pytest
 from audit_samples import evidence
@@ -28,6 +31,47 @@ def test_round_trip(oracles: int) -> None:
         assert sorted(one) == sorted(two)
         for key in one:
             np.testing.assert_array_equal(one[key], two[key])
+
+
+def test_round_trip_of_what_findings_read() -> None:
+    made = evidence(oracles=19, requested=7, canaries=3, twins=5, outputs=True, unlearned=4)
+    read = Evidence.from_bytes(made.to_bytes())
+    assert read.to_bytes() == made.to_bytes()
+    assert read.ids == made.ids == tuple(f"simulated/{i:05d}" for i in range(7))
+    for name in ("logits", "answers"):
+        one, two = getattr(made, name), getattr(read, name)
+        assert sorted(one) == sorted(two) == ["audited", "held_out", "oracles", "original"]
+        for key in one:
+            assert one[key].dtype == two[key].dtype
+            np.testing.assert_array_equal(one[key], two[key])
+    np.testing.assert_array_equal(read.logit_points, made.logit_points)
+    np.testing.assert_array_equal(read.answer_label, made.answer_label)
+    assert made.ensemble is not None
+    assert read.ensemble is not None
+    np.testing.assert_array_equal(read.ensemble, made.ensemble)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"ids": ("a",)}, "evidence: 1 ids name 7 requested points"),
+        ({"ensemble": np.zeros((4, 3))}, r"evidence: ensemble must have 18 points, got shape \(4, 3\)"),
+        ({"logit_points": np.arange(3)}, r"evidence: logits/\w+ must be finite with 3 points, got \("),
+        ({"answer_label": np.arange(3)}, r"evidence: answers/\w+ must be finite with 3 points, got \("),
+        (
+            {"answers": {"oracles": np.zeros((18, 300), dtype=np.uint8)}},
+            "evidence: answers/oracles must be finite with",
+        ),
+        (
+            {"logits": {"audited": np.full((7, 10), np.nan, dtype=np.float32)}},
+            "evidence: logits/audited must be finite",
+        ),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused(change: dict[str, Any], message: str) -> None:
+    made = evidence(oracles=19, requested=7, canaries=3, twins=5, outputs=True)
+    with pytest.raises(UsageError, match=message):
+        dataclasses.replace(made, **change)
 
 
 def test_bytes_do_not_depend_on_the_order_of_the_names() -> None:

@@ -214,6 +214,28 @@ def test_a_users_code_and_what_it_imports_are_in_the_key(
     assert len({first, second, key()}) == 3
 
 
+THEIR_METHOD = """
+    from dataclasses import dataclass
+    from unlearnkit.methods import FineTune
+
+    @dataclass(frozen=True)
+    class Theirs(FineTune):
+        pass
+"""
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_the_code_of_a_users_method_is_in_the_key_also_inside_another(
+    bench: Bench, tmp_path: Path, write_module: WriteModule, inside: bool
+):
+    theirs: Any = resolve(f"{write_module('their_method', THEIR_METHOD)}:Theirs")
+    job = unlearn_job(train_jobs(1)[0], method=PruneFirst(inner=theirs()) if inside else theirs())
+    before = bench.key(job)
+    path = tmp_path / "their_method.py"
+    path.write_text(path.read_text().replace("pass", "epochs: int = 3"))
+    assert Bench(bench.sets, bench.store, "cpu").key(job) != before
+
+
 def test_our_loops_decide_what_they_make_and_other_files_do_not(bench: Bench):
     """Held to by the code that is named: a change of the training changes the keys of trainings and unlearnings."""
     described = bench.describe(train_jobs(1)[0])

@@ -22,15 +22,27 @@ import pytest
 import typst
 from pypdf import PdfReader, PdfWriter
 from safetensors.numpy import load, save
-from sample_result import VARIANTS, Sample, outcome, sample
+from sample_result import FAULT, VARIANTS, Sample, outcome, sample
 
 from unlearnkit.reports import figures, numbers
 from unlearnkit.reports.pdf import TEMPLATE, attachments, render, write_report
-from unlearnkit.result import Evidence, Flag, Interval, Quantity, UsageError
+from unlearnkit.result import (
+    Collateral,
+    Evidence,
+    Flag,
+    Individuals,
+    Interval,
+    Quantity,
+    Registration,
+    UsageError,
+)
 
 HOSTILE = (
     '#eval("1+1") $x^2$ *bold* _it_ <label> @ref \\ // c /* d */ `raw` <b>html</b> & "q" [x] {y} ~ --- #pagebreak()'
 )
+
+
+SHOWN = {"CONSISTENT": "CONSISTENT WITH EXACT"}  # words that are printed as others
 
 
 @functools.cache
@@ -60,9 +72,10 @@ def pages_of(variant: str) -> list[str]:
 def test_pages(variant: str) -> None:
     example = sample(variant)
     found = pages_of(variant)
-    assert 4 <= len(found) <= 6
+    assert 4 <= len(found) <= 7
     first, rest = found[0], " ".join(found[1:])
-    assert example.result.verdict.word in first
+    assert SHOWN.get(example.result.verdict.word, example.result.verdict.word) in first
+    assert f"battery 1, tier {example.result.tier}" in first
     assert example.result.verdict.headline in first
     for title in ("Would we have noticed?", "What this does not prove", "The auditor checked itself", "Evidence"):
         assert title in first
@@ -116,6 +129,17 @@ def test_figures_are_described_in_words() -> None:
     assert all(len(alt) > 60 for alt in alts)
     for test in example.result.tests:
         assert f"{test.name}: {test.state.replace('_', ' ')}, leak" in plain(alts[0])
+
+
+@pytest.mark.parametrize("variant", ["hours", "privacy"])
+def test_tables_have_headers(variant: str) -> None:
+    tree = reader(rendered(variant)).trailer["/Root"]["/StructTreeRoot"]
+    tables = [element for element in elements(tree["/K"]) if element.get("/S") == "/Table"]
+    assert len(tables) == {"hours": 5, "privacy": 6}[variant]
+    for table in tables:
+        kinds = [element.get("/S") for element in elements(table["/K"])]
+        assert kinds.count("/TH") >= 3
+        assert kinds.count("/TD") > kinds.count("/TH")
 
 
 def test_fonts_are_embedded_and_come_with_typst() -> None:
@@ -256,11 +280,148 @@ def test_the_order_of_the_result_is_the_order_on_the_page() -> None:
     assert places == sorted(places)
 
 
+def test_page_one_says_what_is_not_standard_and_where_all_of_it_stands() -> None:
+    first, second = pages_of("fail")[:2]
+    assert (
+        "battery 1, tier minutes; NON-STANDARD: oracles 19 instead of 39; tolerance margin 0.4 instead of 1 "
+        "(in full on page 2)"
+    ) in first
+    full = "It was run with oracles 19 instead of 39; tolerance margin 0.4 instead of 1."
+    assert f"Non-standard: This audit does not follow the standard of battery 1. {full}" in second
+    assert "NON-STANDARD" not in pages_of("pass")[0]
+    example = sample("fail")
+    many = tuple(f"tolerance number {i} {i} instead of 99" for i in range(20))
+    why = (example.result.verdict.why[1],) * 60
+    verdict = dataclasses.replace(example.result.verdict, why=why)  # the verdict in full takes a page of its own
+    found = pages(render(dataclasses.replace(example.result, nonstandard=many, verdict=verdict), example.evidence))
+    assert re.search(r"NON-STANDARD: tolerance number 0 .* … \(in full on page 3\)", found[0])
+    assert "; ".join(many) in found[2]
+    assert "read the flags on page 3: twins assumed exchangeable" in found[0]
+
+
+def test_an_exact_claim_is_said_to_be_one() -> None:
+    first, *rest = pages_of("exact")
+    assert "claim: exact, no tolerance granted" in first
+    assert "CONSISTENT WITH EXACT" in first
+    assert "must be seen" in first  # what is called tolerance elsewhere
+    assert "tolerance" not in first.replace("no tolerance granted", "")
+    assert "any significant leak is a FAIL" in " ".join(rest)
+    assert "claim:" not in pages_of("fail")[0]
+
+
+def test_registration_is_cut_on_page_one_and_whole_behind_it() -> None:
+    result = sample("fail").result
+    assert result.registration is not None
+    sha256 = result.registration.sha256
+    first, *rest = (page.replace(" ", "") for page in pages_of("fail"))
+    assert f"registrationsha256{sha256[:8]}…{sha256[-8:]}" in first
+    assert sha256 not in first
+    assert sha256 in "".join(rest)
+    after = pages_of("fail")[-2] + pages_of("fail")[-1]
+    for said in ("tolerances.auc 0.05", "oracles 19", "id DR-2026-017", "Models, by content key", "ensemble –"):
+        assert said in after
+    for key in result.registration.document["models"]["oracles"]:
+        assert f"{key[:12]}…" in after
+        assert key not in after
+    assert "registration none" in pages_of("seconds")[0]
+    assert "No document was registered beforehand." in " ".join(pages_of("seconds"))
+
+
+def test_comparisons_stand_beside_their_floor() -> None:
+    found = " ".join(pages_of("hours"))
+    assert (
+        "Jensen-Shannon divergence of the outputs, nats From the oracles, on 104 requested examples; retrained models "
+        "lie as far from one another as the range says. 0.0153 0.0192 0.0107 (0.0083 to 0.0155) 0.100"
+    ) in found
+    assert "turn called the audited one. 4.33 4.35 0.25 (−0.41 to 1.77) 0.050" in found
+    assert "KLoM, 95th percentile, nats 32 unlearned against 32 retrained models;" in found
+    assert "retrained against retrained ones. 3.01 – 1.98 –" in found
+
+
+def test_single_examples_come_with_what_is_assumed() -> None:
+    found = " ".join(pages_of("fail"))
+    assert (
+        "2.9 % (0.6 % to 8.2 %) of the requested examples lie more than 3 σ from retrained models; of a retrained "
+        "model held against the others it is at most 1.9 %. Exact rank p of that share: 0.050. "
+        "Examples that stand out even when all are counted: 1."
+    ) in found
+    assert "digits/0570 −11.95 over-forgotten 0.050 < 0.001 digits/0021 3.71 remembered 0.050 0.147" in found
+    individuals = sample("fail").result.individuals
+    assert individuals is not None
+    assert individuals.assumes in found
+    assert individuals.resolution in found
+
+
+def test_classes_begin_with_the_largest_loss_and_end_in_a_count() -> None:
+    result = sample("class").result
+    assert result.collateral is not None
+    found = " ".join(pages_of("class"))
+    table = found[found.index("Class Examples Unlearned Oracles Gap") : found.index("further classes")]
+    rows = re.findall(r"(\d+)(?: \(forgotten\))? 36 ([\d.]+) %", table)
+    assert len(rows) == 15
+    shares = [float(share) for _, share in rows]
+    assert shares == sorted(shares)
+    assert rows[0] == ("6", "89.4")
+    assert "3 (forgotten) 36" in table
+    assert table.endswith("and 5 ")
+    assert "(forgotten)" not in " ".join(pages_of("fail"))
+    assert "further classes" not in " ".join(pages_of("fail"))
+
+
+@pytest.mark.parametrize(
+    ("measured", "said", "not_said"),
+    [
+        (0.4132, "at least ε = 0.41 at δ = 0.00001, with confidence 95 %", "WARNING"),
+        (3.2071, "The measurement does not contradict the promise.", "WARNING"),
+        (3.3, "WARNING: more was measured than was promised.", "does not contradict"),
+        (None, "The promise was not put to the test", "guesses whether"),
+    ],
+)
+def test_private_training_is_held_against_what_was_measured(measured: float | None, said: str, not_said: str) -> None:
+    example = sample("privacy")
+    assert example.result.privacy is not None
+    privacy = dataclasses.replace(example.result.privacy, measured=measured)
+    every = pages(render(dataclasses.replace(example.result, privacy=privacy), example.evidence))
+    place = next(number for number, page in enumerate(every, 1) if "Private training The original was" in page)
+    alarm = f"Private training promised less than was measured: page {place}."
+    assert (alarm in every[0]) == (said.startswith("WARNING"))
+    found = " ".join(every)
+    assert "ε = 3.21 at δ = 0.00001" in found
+    assert "accountant PRV" in found
+    assert "noise multiplier 1.1, clipping norm 1, sampling rate 0.0479, 420 steps" in found
+    assert ("49 right of 80 guesses whether a canary was trained on" in found) == (measured is not None)
+    assert said in found
+    assert not_said not in found
+    assert "Private training" not in " ".join(pages_of("fail"))
+
+
+def test_failed_retrainings_are_listed() -> None:
+    example = sample("invalid")
+    assert example.result.oracles is not None
+    assert f"Retrainings that failed They were asked for and are not among the oracles. • {FAULT}" in " ".join(
+        pages_of("invalid")
+    )
+    assert "Retrainings that failed" not in " ".join(pages_of("fail"))
+    oracles = dataclasses.replace(
+        example.result.oracles, missing=tuple(f"oracle {i}: " + "x " * 900 for i in range(40))
+    )
+    found = " ".join(pages(render(dataclasses.replace(example.result, oracles=oracles), example.evidence)))
+    assert "oracle 14: x" in found
+    assert "oracle 15" not in found
+    assert "and 25 more" in found
+
+
 def hostile(text: str) -> Sample:
     """Every free text of a result replaced."""
     example = sample("fail")
     result = example.result
     change = dataclasses.replace
+    individuals, collateral, oracles = result.individuals, result.collateral, result.oracles
+    privacy = sample("privacy").result.privacy
+    assert individuals is not None
+    assert collateral is not None
+    assert oracles is not None
+    assert privacy is not None
     tests = tuple(
         change(
             t,
@@ -288,6 +449,20 @@ def hostile(text: str) -> Sample:
         flags=(Flag(text, text),),
         verdict=change(result.verdict, headline=text, why=(text,), mde=(text,)),
         environment=change(result.environment, platform=text, device=text),
+        nonstandard=(text,),
+        registration=Registration(text, {text: text, "plan": {text: [text]}, "models": {text: {text: None}}}),
+        comparisons=tuple(change(c, name=text, unit=text, sentence=text) for c in result.comparisons),
+        individuals=change(
+            individuals,
+            worst=tuple(change(one, id=text) for one in individuals.worst),
+            assumes=text,
+            resolution=text,
+        ),
+        collateral=change(
+            collateral, groups=tuple(change(group, name=text) for group in collateral.groups), sentence=text
+        ),
+        privacy=change(privacy, accountant=text),
+        oracles=change(oracles, missing=(text,)),
     )
     return Sample(changed, example.evidence)
 
@@ -296,7 +471,7 @@ def test_hostile_strings_are_text() -> None:
     example = hostile(HOSTILE)
     pdf = render(example.result, example.evidence)
     found = pages(pdf)
-    assert len(found) < 14
+    assert len(found) < 18
     squeezed = "".join(found).replace(" ", "")  # lines may end anywhere in it
     assert HOSTILE.replace(" ", "") in found[0].replace(" ", "")
     assert squeezed.count(HOSTILE.replace(" ", "")) > 40
@@ -339,6 +514,8 @@ def test_page_one_is_one_page() -> None:
         controls=tuple(dataclasses.replace(c, name=f"{c.name} {long}") for c in result.controls * 3),
         verdict=dataclasses.replace(result.verdict, headline=long * 3, why=(long,) * 9, mde=(long,) * 9),
         data=dataclasses.replace(result.data, classes=tuple(f"class number {i}" for i in range(1000))),
+        claim="exact",
+        nonstandard=(long,) * 5,
     )
     found = pages(render(changed, example.evidence))
     assert "Evidence" in found[0]
@@ -362,6 +539,9 @@ def test_a_result_with_next_to_nothing() -> None:
         captions={},
         tolerances={},
         canaries=None,
+        registration=Registration("", {}),
+        individuals=Individuals(3.0, Interval(None, 0.0, None), 0.0, 1.0, 0, (), "assumes nothing", "None."),
+        collateral=Collateral((), "none", 0.0, 1.0, "No class."),
         method=dataclasses.replace(example.result.method, saw=None),
         verdict=dataclasses.replace(example.result.verdict, why=(), mde=()),
         evidence=Evidence("e.safetensors", hashlib.sha256(evidence).hexdigest()),
@@ -490,6 +670,7 @@ def test_p_value(value: float, text: str) -> None:
 
 
 def test_limits_share_their_decimals() -> None:
+    assert numbers.alike(0.0153, None, -1.5, 0) == ["0.02", "–", "−1.50", "0.00"]
     assert numbers.limits(Interval(-0.0004, 0.1234, 1.25)) == {"value": "0.12", "low": "0.00", "high": "1.25"}
     assert numbers.limits(Interval(None, 0.0, None)) == {"value": "0.00", "low": None, "high": None}
     assert [numbers.setting(v) for v in (0.05, 0.4, 1.0, 100.0, 0.0)] == ["0.05", "0.4", "1", "100", "0"]
@@ -508,6 +689,12 @@ def test_dot_plot_is_two_sided() -> None:
     beyond = outcome("b", "FAIL", (-0.9, -0.8, -0.7), tolerance=0.05)
     open_ended = outcome("c", "INCONCLUSIVE", (None, 0.0, None), tolerance=0.05)
     exact = outcome("d", "FAIL", (0.01, 0.02, 0.03), tolerance=0.0)
+    assert drawn_words(figures.dot_plot([within], exact=True)) == ["oracle level", "must be seen"]
+    assert b"#f1f3f1" in figures.dot_plot([within])  # the band within tolerance
+    assert b"#f1f3f1" not in figures.dot_plot([within], exact=True)
+    wide = outcome("e", "FAIL", (-0.08, 0.08, 0.12), tolerance=0.05)
+    assert "−tolerance" in drawn_words(figures.dot_plot([wide]))
+    assert "tolerance" not in " ".join(drawn_words(figures.dot_plot([wide], exact=True)))
     assert drawn_words(figures.dot_plot([within])) == ["oracle level", "tolerance"]
     assert "−1 ×" in drawn_words(figures.dot_plot([within, beyond]))
     for tests in ([within, beyond], [open_ended], [exact], [within, beyond, open_ended, exact]):

@@ -14,7 +14,7 @@ from sample_result import VARIANTS, sample
 
 from unlearnkit.result import SCHEMA, AuditResult, Interval, UsageError, evidence_path, nearest
 
-GOLDEN = Path(__file__).parent / "golden" / "audit-schema-1.json"
+GOLDEN = Path(__file__).parent / "golden" / "audit-schema-2.json"
 
 
 def body(variant: str = "fail") -> dict[str, Any]:
@@ -80,9 +80,9 @@ def test_what_is_no_number_is_never_read(token: str, place: str) -> None:
         (b"{}", "it has no integer 'schema'"),
         (b'{"schema": "1"}', "it has no integer 'schema'"),
         (b'{"schema": true}', "it has no integer 'schema'"),
-        (b'{"schema": 1}', "not a valid audit result: battery: Field required"),
-        (b'{"schema": 2}', "audit result of schema 2, this version reads schema 1; use the unlearnkit that wrote it"),
-        (b'{"schema": 0}', "audit result of schema 0, this version reads schema 1"),
+        (b'{"schema": 2}', "not a valid audit result: battery: Field required"),
+        (b'{"schema": 3}', "audit result of schema 3, this version reads schema 2; use the unlearnkit that wrote it"),
+        (b'{"schema": 1}', "audit result of schema 1, this version reads schema 2"),
     ],
 )
 def test_other_files(text: bytes, message: str) -> None:
@@ -109,7 +109,22 @@ def changed(path: tuple[str | int, ...], value: Any) -> str:
         (("tests", 0, "state"), "GREAT", r"tests\.0\.state: Input should be 'PASS'"),
         (("verdict", "word"), "pass", r"verdict\.word: Input should be 'PASS'"),
         (("seed",), 0.0, "seed: Input should be a valid integer"),
-        (("tier",), "hours", "tier: Input should be 'seconds' or 'minutes'"),
+        (("tier",), "days", "tier: Input should be 'seconds', 'minutes' or 'hours'"),
+        (("claim",), "certified", "claim: Input should be 'approximate' or 'exact'"),
+        (("nonstandard",), [1], r"nonstandard\.0: Input should be a valid string"),
+        (
+            ("individuals", "worst", 0, "direction"),
+            "lost",
+            r"individuals\.worst\.0\.direction: Input should be 'remembered'",
+        ),
+        (("collateral", "groups", 0, "n"), 3.5, r"collateral\.groups\.0\.n: "),
+        (("registration", "document"), [], r"registration\.document: Input should be an object"),
+        (
+            ("comparisons", 0, "oracles", "value"),
+            None,
+            r"comparisons\.0\.oracles\.value: Input should be a valid number",
+        ),
+        (("privacy",), {"epsilon": 1.0}, r"privacy\.delta: Field required"),
         (("verdict",), None, "verdict: "),
     ],
 )
@@ -119,7 +134,16 @@ def test_a_wrong_field_is_named_even_under_a_fitting_digest(path: Any, value: An
 
 
 @pytest.mark.parametrize(
-    "path", [("verdict", "word"), ("tests", 0, "p"), ("request", "id"), ("environment", "started")]
+    "path",
+    [
+        ("verdict", "word"),
+        ("tests", 0, "p"),
+        ("request", "id"),
+        ("environment", "started"),
+        ("nonstandard", 0),
+        ("registration", "document", "plan", "power"),
+        ("individuals", "worst", 0, "z"),
+    ],
 )
 def test_a_changed_value_does_not_match_the_digest(path: tuple[str | int, ...]) -> None:
     made = body()
@@ -153,15 +177,20 @@ def test_evidence_lies_beside_the_result_and_nowhere_else(name: str, tmp_path: P
     assert evidence_path(tmp_path / "audit.json", result) == tmp_path / "audit.evidence.safetensors"
 
 
-def test_golden_file_of_schema_1() -> None:
-    """Files written once are read for ever. A change of the schema adds a golden file; it never touches this one."""
+def test_golden_file_of_schema_2() -> None:
+    """Whoever changes what a file of this schema holds must raise its number, and write another golden file."""
     text = GOLDEN.read_text()
     result = AuditResult.from_json(text)
-    assert result.schema == SCHEMA == 1
+    assert result.schema == SCHEMA == 2
     assert result.verdict.word == "FAIL"
     assert result.request.id == "DR-2026-017"
     assert [test.name for test in result.tests][:2] == ["Canary coin test", "4-bit quantized, canary"]
     assert result.tests[0].leak == Interval(-0.02013, 0.03017, 0.08104)
+    assert result.tier == "hours"
+    assert result.nonstandard == ("oracles 19 instead of 39", "tolerance margin 0.4 instead of 1")
+    assert None not in (result.registration, result.individuals, result.collateral, result.privacy)
+    assert result.comparisons[-1].name == "NeurIPS 2023 forgetting score"
+    assert result.comparisons[-1].p is None
     assert result.to_json() == text
 
 

@@ -78,6 +78,49 @@ def test_a_test_that_is_not_required_can_only_fail(state: Any, expected: str) ->
     assert overall(tests, [GOOD], may_pass=True) == expected
 
 
+@pytest.mark.parametrize(
+    ("leak", "mde", "p", "expected"),
+    [
+        (INSIDE, 0.04, 0.05, "FAIL"),  # no tolerance: what is significant is too much, however small
+        (BEYOND, None, 0.01, "FAIL"),
+        (INSIDE, 0.05, 0.0501, "PASS"),
+        (ACROSS, 0.04, 0.9, "PASS"),  # nothing is seen where it would have been
+        (INSIDE, 0.0501, 0.9, "INCONCLUSIVE"),  # no power to have seen it
+        (INSIDE, None, 0.9, "INCONCLUSIVE"),
+        (BEYOND, 0.04, 0.1, "INCONCLUSIVE"),  # seen by this test alone, with too few oracles to count when corrected
+        ((0.001, 0.01, 0.02), 0.04, 0.1, "INCONCLUSIVE"),
+        ((0.0, 0.01, 0.02), 0.04, 0.1, "PASS"),
+        ((None, 0.01, None), 0.04, 0.9, "PASS"),
+    ],
+)
+@pytest.mark.parametrize("mirror", [1, -1])
+def test_states_of_an_exact_claim(
+    leak: tuple[Any, ...], mde: float | None, p: float, expected: str, mirror: int
+) -> None:
+    limits = [None if limit is None else mirror * limit for limit in leak][::mirror]
+    for beyond in (0.001, 1.0):  # what lies beyond a tolerance that nobody grants plays no part
+        state = state_of(
+            Interval(limits[0], limits[1] or 0.0, limits[2]),
+            tolerance=0.05,
+            mde=mde,
+            p_adjusted=p,
+            p_tolerance_adjusted=beyond,
+            significance=0.05,
+            claim="exact",
+        )
+        assert state == expected
+
+
+def test_an_exact_claim_is_never_passed() -> None:
+    states: tuple[Any, ...] = ("PASS", "INCONCLUSIVE", "FAIL", "INVALID")
+    for first, second, control, may_pass in itertools.product(states, states, (GOOD, BAD), (True, False)):
+        tests = [outcome("x", first, INSIDE, tolerance=0.05), outcome("y", second, INSIDE, tolerance=0.05)]
+        usual = overall(tests, [control], may_pass=may_pass)
+        word = overall(tests, [control], may_pass=may_pass, claim="exact")
+        assert word == ("CONSISTENT" if usual == "PASS" else usual)
+        assert word in EXIT_CODES
+
+
 def test_nothing_required_is_no_pass() -> None:
     assert overall([], [GOOD], may_pass=True) == "INCONCLUSIVE"
     only = [outcome("y", "PASS", INSIDE, tolerance=0.05, required=False)]
@@ -85,4 +128,4 @@ def test_nothing_required_is_no_pass() -> None:
 
 
 def test_exit_codes() -> None:
-    assert dict(EXIT_CODES) == {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 3, "INVALID": 4}
+    assert dict(EXIT_CODES) == {"PASS": 0, "CONSISTENT": 0, "FAIL": 1, "INCONCLUSIVE": 3, "INVALID": 4}

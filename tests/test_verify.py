@@ -18,6 +18,7 @@ from safetensors.numpy import load, save
 
 from unlearnkit.audits import controls
 from unlearnkit.audits.audit import save_audit
+from unlearnkit.audits.battery import BATTERY
 from unlearnkit.audits.designs import Tolerances
 from unlearnkit.audits.verify import verify_file
 from unlearnkit.reports.pdf import render
@@ -158,6 +159,10 @@ def test_one_changed_digit_is_refused_with_and_without_a_fitting_digest(
         (lambda body: body.update(oracles=None), "oracles.count is 0 in the file, the evidence gives 19"),
         (lambda body: body.update(canaries=None), "canaries.heads is 0 in the file, the evidence gives 40"),
         (lambda body: body["oracles"]["seeds"].pop(), "oracles.seeds is 18 in the file, the evidence gives 19"),
+        (
+            lambda body: body["oracles"].update(missing=["oracle 20: no luck"]),
+            "oracles.missing is 1 in the file, the evidence gives 0",
+        ),
     ],
 )
 def test_every_judged_word_is_computed_again(tmp_path: Path, change: Callable[[Body], Any], named: str) -> None:
@@ -166,6 +171,22 @@ def test_every_judged_word_is_computed_again(tmp_path: Path, change: Callable[[B
     checked = verify_file(path)
     assert not checked.passed
     assert checked.checks[-1].sentence.startswith(named)
+
+
+def test_oracles_that_failed_are_counted(tmp_path: Path) -> None:
+    """Three of 22 are missing: the verdict says so, and nobody can leave them out of the file."""
+    result, sidecar = result_of(evidence(1, oracles=19), plan(), missing=("oracle 3: x", "oracle 7: y", "oracle 9: z"))
+    control = next(control for control in result.controls if control.name == "all oracles retrained")
+    assert not control.passed
+    assert control.sentence.startswith("3 of 22 retrained references are missing;")
+    assert result.verdict.word == "INVALID"
+    path = save_audit(tmp_path, result, sidecar)
+    assert verify_file(path).passed
+    forge(path, lambda body: body["oracles"].update(missing=[]))
+    assert verify_file(path).checks[-1].sentence == "oracles.missing is 0 in the file, the evidence gives 3"
+    forge(path, lambda body: body["spec"]["audit"].update(oracles=19))  # and that no more were asked for
+    assert verify_file(path).checks[-1].sentence.startswith(("controls", "nonstandard"))
+    assert not verify_file(path).passed
 
 
 def test_another_kind_of_request_is_another_verdict(tmp_path: Path) -> None:
@@ -178,7 +199,7 @@ def test_another_kind_of_request_is_another_verdict(tmp_path: Path) -> None:
 def test_tolerances_that_are_not_those_of_the_battery(tmp_path: Path, tolerances: dict[str, float]) -> None:
     path = saved(tmp_path)
     forge(path, lambda body: body.update(tolerances=tolerances))
-    with pytest.raises(UsageError, match="tolerances must name auc, margin, class_margin, recognition, got "):
+    with pytest.raises(UsageError, match="tolerances must name auc, margin, class_margin, recognition, worst, got "):
         verify_file(path)
 
 
@@ -253,7 +274,7 @@ def test_another_battery_is_not_judged(tmp_path: Path) -> None:
     forge(path, lambda body: body.update(battery="7"))
     with pytest.raises(
         UsageError,
-        match="made with battery 7, this version computes battery 0; verify it with the unlearnkit that wrote",
+        match=f"made with battery 7, this version computes battery {BATTERY}; verify it with the unlearnkit that wrote",
     ):
         verify_file(path)
 

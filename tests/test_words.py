@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from unlearnkit.audits import words
 from unlearnkit.audits.verdict import state_of
 from unlearnkit.audits.words import headline, number, sentence, span, why, would_have_noticed
-from unlearnkit.result import Control, Interval, Outcome, State, Word
+from unlearnkit.result import Claim, Control, Interval, Outcome, State, Word
 
 KINDS = {
     "Class recognition": ("rank", "confidence", "class"),
     "Oracle rank, class margin": ("rank", "σ", "class"),
     "Oracle rank, mean margin": ("rank", "σ", "requested"),
+    "Oracle rank, worst examples": ("rank", "σ", "requested"),
     "Oracle rank, canary gap": ("rank", "σ", "canaries"),
     "Threshold attack, requested": ("rank", "AUC difference", "requested"),
     "Canary coin test": ("coin", "AUC − 0.5", "canaries"),
@@ -93,8 +94,10 @@ def test_every_state_of_every_test_is_a_complete_sentence(name: str, state: Stat
         for mde in (0.03, 0.2, None):
             if state == "PASS" and mde is None:
                 continue
-            text = sentence(make(name, state, leak=Interval(*leak), mde=mde), oracles=19, fewest=30, plan=plan())
-            assert complete(text), text
+            for claim in get_args(Claim):
+                fixed = plan(claim=claim)
+                text = sentence(make(name, state, leak=Interval(*leak), mde=mde), oracles=19, fewest=30, plan=fixed)
+                assert complete(text), text
 
 
 @pytest.mark.parametrize(
@@ -139,6 +142,64 @@ def test_what_an_undecided_test_needs(name: str, changes: dict[str, Any], ending
     assert text.endswith(f"Undecided: {ending}")
 
 
+@pytest.mark.parametrize(
+    ("name", "state", "changes", "ending"),
+    [
+        ("Oracle rank, mean margin", "PASS", {}, "No significant trace; this test by itself finds a leak of 0.030 σ"),
+        ("Canary coin test", "FAIL", {}, "chance is 0.5, no tolerance). The model still remembers them."),
+        (
+            "Canary coin test",
+            "INCONCLUSIVE",
+            {"mde": 0.3},
+            "Undecided: about 524 canaries on each side would find an AUC of 0.550; there are 30.",
+        ),
+        (
+            "Oracle rank, mean margin",
+            "INCONCLUSIVE",
+            {"leak": Interval(0.01, 0.02, 0.03)},
+            "Undecided: a trace by itself, but with several tests only 39 oracles decide; there are 19.",
+        ),
+        (
+            "Canary coin test",
+            "INCONCLUSIVE",
+            {"leak": Interval(-0.03, -0.02, -0.01)},
+            "Undecided: a trace by itself, but not when all tests are counted.",
+        ),
+        (
+            "Oracle rank, mean margin",
+            "INCONCLUSIVE",
+            {"mde": 0.3},
+            "Undecided: a leak below 0.300 cannot be told from the differences between retrained models.",
+        ),
+    ],
+)
+def test_an_exact_claim_speaks_of_no_tolerance(name: str, state: State, changes: dict[str, Any], ending: str) -> None:
+    text = sentence(make(name, state, **changes), oracles=19, fewest=30, plan=plan(claim="exact"))
+    assert ending in text
+    assert "tolerance" not in text.replace("no tolerance", "")
+    reasons = why("CONSISTENT", [make(name)], [], trace=True, may_pass=True, claim="exact")
+    assert reasons[0] == "Of 1 required test 1 found no trace, and had the power to find one."
+
+
+@pytest.mark.parametrize(
+    ("leak", "ending"),
+    [
+        ((1.1, 2.0, 3.0), "the table of single examples names them."),
+        (
+            (-3.0, -2.0, -1.1),
+            "They lie closer to what retraining gives than retrained models do, and that tells the model",
+        ),
+    ],
+)
+def test_the_worst_examples_have_no_side(leak: tuple[float, float, float], ending: str) -> None:
+    failed = make(words.WORST, "FAIL", leak=Interval(*leak), required=False)
+    assert ending in sentence(failed, oracles=39, fewest=0, plan=plan())
+    alone = "Some examples are treated unlike retraining treats them."
+    assert headline("FAIL", [failed], trace=True) == alone
+    low = make("Canary coin test", "FAIL", leak=Interval(-0.3, -0.2, -0.1))
+    assert headline("FAIL", [failed, low], trace=True) == "The model was pushed beyond forgetting, and that shows."
+
+
 def test_beyond_tolerance_with_enough_oracles_is_not_said_to_reach_across() -> None:
     test = make("Oracle rank, mean margin", "INCONCLUSIVE", leak=Interval(0.1, 0.2, 0.3))
     text = sentence(test, oracles=39, fewest=30, plan=plan())
@@ -160,9 +221,10 @@ def test_headlines() -> None:
         headline("FAIL", [low], trace=False),
         headline("PASS", [make("Canary coin test")], trace=False),
         headline("PASS", [make("Canary coin test")], trace=True),
+        headline("CONSISTENT", [make("Canary coin test")], trace=True),
         headline("INCONCLUSIVE", [make("Canary coin test")], trace=True),
     }
-    assert len(found) == 6
+    assert len(found) == 7
     assert all(complete(text) for text in found)
     nothing = "Nothing measurable to forget: the untouched original shows no trace either."
     assert headline("INCONCLUSIVE", [make("Canary coin test")], trace=False) == nothing
@@ -222,6 +284,7 @@ share = st.floats(1e-4, 1.0)
     trace=st.booleans(),
     may_pass=st.booleans(),
     power=st.sampled_from([0.8, 0.9, 0.95]),
+    claim=st.sampled_from(get_args(Claim)),
 )
 def test_random_outcomes_make_complete_sentences(
     names: list[str],
@@ -234,8 +297,9 @@ def test_random_outcomes_make_complete_sentences(
     trace: bool,
     may_pass: bool,
     power: float,
+    claim: Claim,
 ) -> None:
-    fixed = plan(power=power)
+    fixed = plan(power=power, claim=claim)
     tests = []
     for name, three, (p, beyond) in zip(names, limits, ps, strict=False):
         low, value, high = sorted(three)
@@ -247,6 +311,7 @@ def test_random_outcomes_make_complete_sentences(
             p_adjusted=p,
             p_tolerance_adjusted=beyond,
             significance=0.05,
+            claim=claim,
         )
         test = make(name, state, leak=leak, mde=mde, tolerance=tolerance, p_adjusted=p)
         text = sentence(test, oracles=oracles, fewest=fewest, plan=fixed)
@@ -255,7 +320,7 @@ def test_random_outcomes_make_complete_sentences(
     word: Word = "FAIL" if any(t.state == "FAIL" for t in tests) else "INCONCLUSIVE"
     for text in (
         headline(word, tests, trace=trace),
-        *why(word, tests, [], trace=trace, may_pass=may_pass),
+        *why(word, tests, [], trace=trace, may_pass=may_pass, claim=claim),
         *would_have_noticed(tests, power),
     ):
         assert complete(text), text

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
+import threading
+import time
 import uuid
 import warnings
 from abc import ABC, abstractmethod
@@ -93,6 +96,25 @@ def _work(packed: _Packed, jobs: Sequence[Job], device: str) -> list[Made]:
     return _OPENED[packed.token].make(jobs, device)
 
 
+_FOLDERS: set[str] = set()  # a worker's: what its fleets have put on disk
+
+
+def _local_work(parent: int, folder: str, packed: _Packed, jobs: Sequence[Job], device: str) -> list[Made]:
+    """As `_work`, in a process that ends with the one that started it, should that be killed, and clears its files."""
+    if not _FOLDERS:
+        threading.Thread(target=_follow, args=(parent,), daemon=True).start()
+    _FOLDERS.add(folder)
+    return _work(packed, jobs, device)
+
+
+def _follow(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    for folder in _FOLDERS:
+        shutil.rmtree(folder, ignore_errors=True)
+    os._exit(1)
+
+
 class Engine(ABC):
     """Runs batches of jobs. `places` names a device for each batch that may run at once."""
 
@@ -147,7 +169,9 @@ class Processes(Engine):
         self._pool = get_reusable_executor(max_workers=len(self.places), timeout=_IDLE, env={**os.environ, **one})
 
     def submit(self, jobs: Sequence[Job], device: str) -> Future[list[Made]]:
-        future: Future[list[Made]] = self._pool.submit(_work, self._packed, list(jobs), device)
+        future: Future[list[Made]] = self._pool.submit(
+            _local_work, os.getpid(), self._folder.name, self._packed, list(jobs), device
+        )
         self._started = [*(other for other in self._started if not other.done()), future]
         return future
 
@@ -202,10 +226,15 @@ class Ray(Engine):
                 self._ray.cancel(task, force=True)
 
 
-def engine_for(bench: Bench, name: str, processes: int | None, batches: int) -> Engine:
-    """The engine of that name, with no more places than there are batches."""
+def check_engine(name: str) -> None:
+    """Refuses an engine that there is none of."""
     if name not in ENGINES:
         raise UsageError(f"engine: must be one of {', '.join(ENGINES)}, got {name!r}{nearest(name, ENGINES)}")
+
+
+def engine_for(bench: Bench, name: str, processes: int | None, batches: int) -> Engine:
+    """The engine of that name, with no more places than there are batches."""
+    check_engine(name)
     device = device_of(bench.device) if name == "local" else torch.device(bench.device)
     if name == "ray":
         return Ray(bench, processes)

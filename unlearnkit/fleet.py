@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 
-from unlearnkit.engines import Engine, engine_for
+from unlearnkit.engines import Engine, check_engine, engine_for
 from unlearnkit.jobs import Bench, GivenModel, Job, Made, ModelJob, ObserveJob, Sets
 from unlearnkit.models import Classifier
 from unlearnkit.result import UsageError
@@ -76,6 +76,7 @@ class Fleet:
         fresh: bool = False,
         watch: Watch | None = None,
     ) -> None:
+        check_engine(engine)
         if engine == "local":
             device_of(device)
         self.bench = Bench(sets, store, device)
@@ -314,8 +315,10 @@ class Observations:
         if not keys:
             raise UsageError("observations: name at least one observation")
         self._store, self._keys = store, list(keys)
-        first = store.map(keys[0])["margins"].shape
-        self.shape: tuple[int, int, int, int] = (len(keys), *first)
+        arrays = store.map(keys[0])
+        if "margins" not in arrays:
+            raise UsageError(f"observations: {keys[0][:12]} is no observation; name the keys of ObserveJobs")
+        self.shape: tuple[int, int, int, int] = (len(keys), *arrays["margins"].shape)
 
     def __len__(self) -> int:
         return len(self._keys)

@@ -205,7 +205,7 @@ class Bench:
         return self._known_code[things]
 
     def _training_code(self, recipe: Recipe) -> list[Any]:
-        """Our loop and networks; those of the user; versions of the libraries that a network or a loop is taken from."""
+        """Our loop and networks; those of the user; versions of libraries that a network or a loop is taken from."""
         named = [name for name in (recipe.trainer, recipe.architecture.name) if name and ":" in name]
         theirs = [name for name in named if not name.startswith("torchvision:")]
         for name in theirs:

@@ -1,0 +1,290 @@
+"""Findings beside the verdict: the naive numbers, the stated error rates, and what is planted is named."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+from audit_samples import evidence, plan, within_binomial
+from scipy import stats
+from scipy.spatial.distance import jensenshannon
+from scipy.special import softmax
+
+from unlearnkit.audits.epsilon import one_run_epsilon
+from unlearnkit.audits.evidence import Evidence, FloatArray, Group
+from unlearnkit.audits.findings import comparisons, measured_epsilon, other_classes, single_examples
+from unlearnkit.audits.simulate import reordered, with_audited
+from unlearnkit.result import Comparison
+
+NAMES = tuple("abcdefghij")
+SIMPLE = [
+    "Jensen-Shannon divergence of the outputs",
+    "Activation distance",
+    "Kernel distance (MMD) of the margins",
+    "Tug of war (ToW)",
+    "Average gap",
+]
+
+
+def seen(seed: int = 0, **changes: Any) -> Evidence:
+    """Small evidence with everything in it."""
+    usual = {"oracles": 19, "requested": 30, "twins": 30, "canaries": 20, "outputs": True}
+    return evidence(seed, **(usual | changes))
+
+
+def by_name(made: Evidence) -> dict[str, Comparison]:
+    return {row.name: row for row in comparisons(made, plan())}
+
+
+def naive(models: list[Any], distance: Any) -> FloatArray:
+    """Mean distance of each model from all others."""
+    count = len(models)
+    return np.array([np.mean([distance(models[i], models[j]) for j in range(count) if j != i]) for i in range(count)])
+
+
+def agree(row: Comparison, values: FloatArray, *, nearer: bool = False) -> None:
+    assert row.value == pytest.approx(values[0], rel=1e-7)
+    spread = (row.oracles.low, row.oracles.value, row.oracles.high)
+    assert spread == pytest.approx((values[1:].min(), values[1:].mean(), values[1:].max()), rel=1e-7)
+    farther = values[1:] <= values[0] if nearer else values[1:] >= values[0]
+    assert row.p == pytest.approx((1 + farther.sum()) / len(values))
+
+
+# -- distances -----------------------------------------------------------------------------------------------------
+
+
+def test_distances_of_outputs_are_the_naive_ones() -> None:
+    made = seen(1, leak=0.4)
+    outputs = {name: softmax(logits.astype(np.float64), axis=-1) for name, logits in made.logits.items()}
+    models = [outputs["audited"], *outputs["oracles"]]
+    rows = by_name(made)
+    agree(rows[SIMPLE[0]], naive(models, lambda p, q: np.mean(jensenshannon(p, q, axis=1) ** 2)))
+    agree(rows[SIMPLE[1]], naive(models, lambda p, q: np.sqrt(((p - q) ** 2).sum(axis=1)).mean()))
+    untouched = naive([outputs["original"], *outputs["oracles"]], lambda p, q: np.sqrt(((p - q) ** 2).sum(1)).mean())
+    assert rows[SIMPLE[1]].original == pytest.approx(untouched[0], rel=1e-7)
+    assert "on 30 requested examples" in rows[SIMPLE[0]].sentence
+
+
+def test_distances_of_accuracies_are_the_naive_ones() -> None:
+    made = seen(2)
+    splits = ("forget", "canaries", "retain", "test")
+    shares = np.array(
+        [[made.correct[f"audited/{s}"][0] / made.sizes[s] for s in splits]]
+        + [[made.correct[f"oracles/{s}"][i] / made.sizes[s] for s in splits] for i in range(19)]
+    )
+    rows = by_name(made)
+    agree(rows["Average gap"], naive(list(shares), lambda a, b: np.abs(a - b).mean()))
+    agree(rows["Tug of war (ToW)"], naive(list(shares), lambda a, b: np.prod(1 - np.abs(a - b))), nearer=True)
+
+
+def test_what_the_evidence_does_not_hold_makes_no_row() -> None:
+    assert list(by_name(seen())) == SIMPLE
+    assert list(by_name(seen(outputs=False))) == SIMPLE[2:]
+    assert comparisons(seen(oracles=0, outputs=False), plan()) == ()
+    assert [row.name for row in comparisons(seen(unlearned=6), plan())][5:] == [
+        "KLoM, 95th percentile",
+        "NeurIPS 2023 forgetting score",
+        "Kernel distance (MMD) of the ensembles",
+    ]
+
+
+def test_a_retrained_model_is_far_out_no_more_often_than_stated() -> None:
+    runs = 60
+    low = dict.fromkeys(SIMPLE, 0)
+    for seed in range(runs):
+        for name, row in by_name(seen(seed, requested=20, twins=4, canaries=0)).items():
+            assert row.p is not None
+            low[name] += row.p <= 0.1
+    for name, count in low.items():
+        assert within_binomial(count, runs, 0.1), (name, count)
+    assert sum(low.values()) > 0
+
+
+def test_a_leak_is_far_out_and_the_original_too() -> None:
+    rows = by_name(seen(3, level=0.0, leak=2.5, leak_canaries=2.5))  # half of the answers right: outputs can move
+    for name in SIMPLE[:3]:
+        row = rows[name]
+        assert row.p == pytest.approx(1 / 20)
+        assert row.oracles.high is not None
+        assert row.value > row.oracles.high
+        assert row.original is not None
+        assert row.original > row.oracles.high
+
+
+def test_ensembles_stand_beside_retrained_against_retrained() -> None:
+    fair = seen(4, oracles=32, unlearned=32, requested=40)
+    assert fair.ensemble is not None
+    leaking = dataclasses.replace(fair, ensemble=fair.ensemble + 2.5 * (fair.group == Group.REQUESTED))
+    one, two = by_name(fair), by_name(leaking)
+    klom, score, kernel = list(one)[5:]
+    for name in (klom, score):
+        assert one[name].oracles.low is one[name].oracles.high is one[name].p is one[name].original is None
+        assert one[name].oracles == two[name].oracles  # the floor does not look at what was unlearned
+        assert one[name].value == pytest.approx(one[name].oracles.value, rel=0.35)
+    assert two[klom].value > 1.5 * two[klom].oracles.value
+    assert two[score].value < 0.5 * two[score].oracles.value
+    assert "16 unlearned against 16 retrained models" in one[klom].sentence
+    assert "All 32 unlearned against all 32 retrained models" in one[kernel].sentence
+    found = [row.p for row in (one[kernel], two[kernel])]
+    assert None not in found
+    assert found[0] > 0.01
+    assert found[1] < 0.01
+
+
+def test_rows_have_nine_digits_and_do_not_ask_for_the_order_of_oracles() -> None:
+    made = seen(5, outputs=False)
+    other = reordered(made, np.arange(made.group.size), np.random.default_rng(0).permutation(19))
+    for one, two in zip(comparisons(made, plan()), comparisons(other, plan()), strict=True):
+        numbers = (one.value, one.original, one.oracles.low, one.oracles.value, one.oracles.high)
+        for value in numbers:
+            assert value == float(f"{value:.9g}")
+        assert one.value == pytest.approx(two.value, rel=1e-8)
+        assert one.oracles.value == pytest.approx(two.oracles.value, rel=1e-8)
+        assert one.p == two.p
+
+
+# -- single examples -----------------------------------------------------------------------------------------------
+
+
+def test_planted_examples_are_named_with_their_direction() -> None:
+    made = seen(6, requested=60)
+    margins = made.margins["audited"].copy()
+    rows = made.rows(Group.REQUESTED)
+    margins[rows[7]] += 14
+    margins[rows[33]] -= 12
+    found = single_examples(with_audited(made, margins), plan())
+    assert found is not None
+    assert {one.id: one.direction for one in found.worst[:2]} == {
+        "simulated/00007": "remembered",
+        "simulated/00033": "over-forgotten",
+    }
+    assert len(found.worst) == 10
+    assert found.flagged == 2
+    oracles = made.margins["oracles"][:, rows]
+    z = (margins[rows] - oracles.mean(axis=0)) / oracles.std(axis=0, ddof=1)
+    named = {one.id: one for one in found.worst}
+    assert named["simulated/00007"].z == pytest.approx(z[7])
+    p = 2 * stats.t.sf(abs(z[7]) * np.sqrt(19 / 20), 18) * 60
+    assert named["simulated/00007"].p_adjusted in (pytest.approx(p), pytest.approx(p * 59 / 60))
+    assert named["simulated/00007"].p_rank == pytest.approx(1 / 20)
+    assert found.above.value == pytest.approx(np.mean(np.abs(z) > found.limit))
+    assert "normal" in found.assumes
+    assert "19 oracles" in found.resolution
+
+
+def test_the_floor_of_single_examples_is_the_largest_share_of_an_oracle() -> None:
+    made = seen(7, requested=60, law="t3")
+    found = single_examples(made, plan())
+    assert found is not None
+    stack = made.stack(made.margins, "audited")[:, made.rows(Group.REQUESTED)]
+    shares = []
+    for i in range(len(stack)):
+        others = np.delete(stack, i, axis=0)
+        z = (stack[i] - others.mean(axis=0)) / others.std(axis=0, ddof=1)
+        shares.append(np.mean(np.abs(z) > 3))
+    assert found.floor == pytest.approx(max(shares[1:]))
+    assert found.floor > 0
+    assert found.p == pytest.approx((1 + sum(share >= shares[0] for share in shares[1:])) / 20)
+
+
+def test_a_retrained_model_flags_nobody_more_often_than_stated() -> None:
+    runs = 80
+    flagged = 0
+    for seed in range(runs):
+        found = single_examples(seen(seed), plan())
+        assert found is not None
+        flagged += found.flagged > 0
+    assert within_binomial(flagged, runs, 0.05), flagged
+
+
+def test_single_examples_need_oracles_and_names() -> None:
+    assert single_examples(seen(outputs=False), plan()) is None
+    assert single_examples(seen(oracles=0, outputs=False), plan()) is None
+
+
+# -- other classes -------------------------------------------------------------------------------------------------
+
+
+def losing(made: Evidence, label: int, *, share: float) -> Evidence:
+    """The audited model forgets how to answer that share of a class."""
+    right = made.answers["audited"].copy()
+    rows = np.flatnonzero(made.answer_label == label)
+    right[rows[: round(share * rows.size)]] = 0
+    return dataclasses.replace(made, answers={**made.answers, "audited": right})
+
+
+def test_the_class_that_lost_is_named() -> None:
+    made = losing(seen(8), 4, share=1.0)
+    found = other_classes(made, plan(classes=NAMES))
+    assert found is not None
+    assert [group.name for group in found.groups] == list(NAMES)
+    assert found.worst == "e"
+    group = next(group for group in found.groups if group.name == "e")
+    assert group.audited == 0
+    oracles = made.answers["oracles"][:, made.answer_label == 4].mean(axis=1)
+    assert group.oracles.value == pytest.approx(oracles.mean())
+    assert (group.oracles.low, group.oracles.high) == pytest.approx((oracles.min(), oracles.max()))
+    assert group.gap.value == pytest.approx(-oracles.mean()) == pytest.approx(-found.drop)
+    assert group.p_adjusted == found.p == pytest.approx(1 / 20)
+    assert found.sentence.startswith(f"Class 'e' lost most against retraining: {100 * found.drop:.1f}\u00a0points")
+
+
+def test_classes_without_held_out_examples_are_left_out() -> None:
+    made = losing(seen(8), 7, share=1.0)
+    kept = np.isin(made.answer_label, (2, 7, 9))
+    answers = {name: right[..., kept] for name, right in made.answers.items()}
+    made = dataclasses.replace(made, answers=answers, answer_label=made.answer_label[kept])
+    found = other_classes(made, plan(classes=NAMES))
+    assert found is not None
+    assert [group.name for group in found.groups] == ["c", "h", "j"]
+    assert found.worst == "h"
+    assert sum(group.n for group in found.groups) == kept.sum()
+
+
+def test_where_no_class_lost_none_is_said_to() -> None:
+    made = seen(8)
+    better = dataclasses.replace(made, answers={**made.answers, "audited": np.ones_like(made.answers["audited"])})
+    found = other_classes(better, plan(classes=NAMES))
+    assert found is not None
+    assert found.drop < 0
+    assert found.sentence.startswith("No class lost held-out accuracy against retraining. The worst class of a ")
+    assert found.p == 1
+
+
+def test_other_classes_need_answers_and_names() -> None:
+    assert other_classes(seen(), plan()) is None
+    assert other_classes(seen(outputs=False), plan(classes=NAMES)) is None
+    assert other_classes(seen(oracles=0, outputs=False), plan(classes=NAMES)) is None
+
+
+# -- a measured epsilon --------------------------------------------------------------------------------------------
+
+
+def test_epsilon_is_measured_on_the_canaries_of_the_original() -> None:
+    made = seen(9, canaries=60, trace_canaries=3.0, outputs=False)
+    found = measured_epsilon(made, plan(), delta=1e-5)
+    assert found is not None
+    bound, correct, guesses = found
+    assert guesses / 2 < correct <= guesses <= 120
+    assert bound == pytest.approx(one_run_epsilon(correct, guesses, canaries=120, confidence=0.95, delta=1e-5))
+    assert bound > 0.5
+    # what the audited model kept of them plays no part
+    kept = with_audited(made, made.margins["original"])
+    assert measured_epsilon(kept, plan(), delta=1e-5) == found
+
+
+def test_no_epsilon_is_measured_where_nothing_was_learned() -> None:
+    runs = 60
+    above = 0
+    for seed in range(runs):
+        found = measured_epsilon(seen(seed, canaries=40, trace_canaries=0.0, outputs=False), plan(), delta=1e-5)
+        assert found is not None
+        above += found[0] > 0
+    assert within_binomial(above, runs, 0.05), above
+
+
+@pytest.mark.parametrize("changes", [{"canaries": 0}, {"canaries": 19}, {"canaries": 0, "oracles": 0}])
+def test_without_coins_no_epsilon_is_measured(changes: dict[str, int]) -> None:
+    assert measured_epsilon(seen(outputs=False, **changes), plan(), delta=1e-5) is None
