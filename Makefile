@@ -3,12 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
 
-.PHONY: help demo test lint clean
+.PHONY: help demo test selftest lint clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo   set up, then audit two deletions on embedded data and write PDF reports"
 	@echo "make test   set up, then lint, type check and test"
+	@echo "make selftest   set up, then audit the auditor: sixteen checks whose right answer is known"
 
 $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -27,7 +28,10 @@ lint: $(VENV)/.ready
 	$(RUN)/mypy
 
 test: lint
-	$(RUN)/python -m pytest -n 2
+	$(RUN)/python -m pytest -n 2 -m "not slow"
+
+selftest: $(VENV)/.ready
+	$(RUN)/unlearnkit selftest --long
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,4 +1,4 @@
-"""The command line: `unlearnkit demo, train, unlearn, audit, report, verify, methods, attacks, store`."""
+"""The command line: `unlearnkit demo, train, unlearn, audit, report, verify, selftest, methods, attacks, store`."""
 
 from __future__ import annotations
 
@@ -342,6 +342,31 @@ def verify(
         "stated. Compare the model's sha256 with the file that is shipped.",
         highlight=False,
     )
+
+
+@app.command(epilog=_example("unlearnkit selftest"))
+def selftest(
+    long: Annotated[bool, typer.Option("--long", help="Five times as many simulated audits.")] = False,
+    seed: Annotated[int, typer.Option(help="Another one: other models, other simulated audits.", min=0)] = 0,
+) -> None:
+    """Sixteen audits whose right answer is known beforehand. Exit code 1 when the auditor gets one wrong."""
+    from unlearnkit.audits.selftest import LONG, RUNS
+    from unlearnkit.audits.selftest import selftest as run_selftest
+
+    table = Table()
+    for column in ("#", "check"):
+        table.add_column(column)
+    for column in ("measured", "must be"):
+        table.add_column(column, overflow="fold")
+    table.add_column("", no_wrap=True)
+    wrong = 0
+    with _progress("selftest") as watch:
+        for known in run_selftest(runs=LONG if long else RUNS, seed=seed, watch=watch):
+            said = "[green]ok[/]" if known.passed else "[red]NO[/]"
+            table.add_row(str(known.number), known.name, escape(known.measured), escape(known.limit), said)
+            wrong += not known.passed
+    console.print(table)
+    raise typer.Exit(1 if wrong else 0)
 
 
 @app.command(epilog=_example("unlearnkit methods"))

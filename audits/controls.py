@@ -17,6 +17,7 @@ from unlearnkit.audits.roc import auc, auc_mde
 from unlearnkit.result import Control
 
 SHUFFLES = 200
+MOST_PLANTED = 65  # retrained models, evenly spread, in which a leak is planted: all, up to tier `hours`
 SLACK = 0.001  # a control may fail by chance once in a thousand audits
 
 
@@ -88,13 +89,11 @@ def _shuffled_at_chance(evidence: Evidence, plan: Plan, design: CoinDesign | Non
     fail. Scores that know the answer in the stored evidence are for the held-out oracle to show, by being rejected.
     """
     members, others = (Group.REQUESTED, Group.TWINS) if design is None else (design.members, design.others)
-    compared = np.flatnonzero(np.isin(evidence.group, (members, others)))
+    evidence = evidence.part(np.flatnonzero(np.isin(evidence.group, (members, others))))
     rng = np.random.default_rng([plan.seed, 0x5AFF])
     areas = np.empty(SHUFFLES)
     for i in range(SHUFFLES):
-        group = evidence.group.copy()
-        group[compared] = rng.permutation(group[compared])
-        shuffled = replace(evidence, group=group)
+        shuffled = replace(evidence, group=rng.permutation(evidence.group))
         if design is None:
             scores = shuffled.scores[f"{plan.attack}/audited"]
             areas[i] = auc(scores[shuffled.rows(members)], scores[shuffled.rows(others)])
@@ -115,7 +114,7 @@ def _shuffled_at_chance(evidence: Evidence, plan: Plan, design: CoinDesign | Non
 
 
 def _planted_found(evidence: Evidence, plan: Plan, tests: Sequence[RankTest]) -> Control | None:
-    """A leak of the larger of tolerance and MDE, planted in every oracle in turn, must be found as often as promised.
+    """A leak of the larger of tolerance and MDE, planted in one oracle at a time, must be found as often as promised.
 
     It is planted in what the statistic reads, so that a dead or inverted statistic is noticed.
     """
@@ -131,19 +130,20 @@ def _planted_found(evidence: Evidence, plan: Plan, tests: Sequence[RankTest]) ->
             continue
         size = max(test.tolerance, smallest_leak(test, evidence, plan) or 0.0)
         base = test.values(pool, evidence)
-        tried = [_planted(test, row, size, evidence) for row in pool]
+        chosen = np.arange(0, len(pool), -(-len(pool) // MOST_PLANTED))
+        tried = [_planted(test, pool[j], size, evidence) for j in chosen]
         if all(value is None for value in tried) and _follows(test, pool[0], evidence):
             sentences.append(f"{test.name}: no leak of {size:.2g} fits into its range")
             continue
         found, trials = 0, sum(value is not None for value in tried)
-        for j, value in enumerate(tried):
+        for j, value in zip(chosen, tried, strict=True):
             if value is not None:
                 values = np.concatenate([[base[j] + value], np.delete(base, j)])[:, None]
                 rank = oracle_rank(values, tolerances=np.array([test.tolerance]), confidence=plan.confidence)[0]
                 found += rank.p <= plan.significance
-        needed = int(stats.binom.ppf(SLACK, trials or len(pool), plan.power))
+        needed = int(stats.binom.ppf(SLACK, trials or len(tried), plan.power))
         passed &= found >= needed
-        sentences.append(f"{test.name} {found} of {trials or len(pool)} (at least {needed})")
+        sentences.append(f"{test.name} {found} of {trials or len(tried)} (at least {needed})")
     found_in = "A leak of the tolerance's size (or the MDE, if larger), planted in retrained models, was found: "
     return Control("planted leak found", passed, found_in + "; ".join(sentences) + ".")
 
@@ -194,9 +194,9 @@ def _planted_coin_found(evidence: Evidence, plan: Plan, design: CoinDesign | Non
     if design is None:
         return None
     held_out = "held_out" in evidence.margins
+    evidence = evidence.part(design.rows(evidence))
     if not held_out:  # plant in the audited model, with its coins tossed anew
-        compared, group = design.rows(evidence), evidence.group.copy()
-        group[compared] = np.random.default_rng([plan.seed, 0x9A7]).permutation(group[compared])
+        group = np.random.default_rng([plan.seed, 0x9A7]).permutation(evidence.group)
         evidence = replace(evidence, group=group)
     target = "held_out" if held_out else "audited"
     heads, members = design.heads(evidence), evidence.rows(design.members)

@@ -248,7 +248,7 @@ def js_divergence(probabilities: NDArray[np.float64]) -> Distance:
     Raises `UsageError` unless there are at least 2 oracles and each point's outputs are probabilities.
     """
     probabilities = _check_probabilities(probabilities)
-    return _compare(probabilities, lambda p, q: float(js(p, q).mean()), unit="nats")
+    return _compare(probabilities, lambda p, q: js(p, q).mean(axis=-1), unit="nats")
 
 
 def js(p: NDArray[np.float64], q: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -268,7 +268,7 @@ def activation_distance(probabilities: NDArray[np.float64], *, order: int = 2) -
     if order not in (1, 2):
         raise UsageError(f"order must be 1 or 2, got {order}; published activation distances are L2 or L1")
     return _compare(
-        probabilities, lambda p, q: float(np.linalg.norm(p - q, ord=order, axis=-1).mean()), unit=f"L{order} of softmax"
+        probabilities, lambda p, q: np.linalg.norm(p - q, ord=order, axis=-1).mean(axis=-1), unit=f"L{order} of softmax"
     )
 
 
@@ -280,7 +280,7 @@ def tow(accuracies: Mapping[str, NDArray[np.float64]]) -> Distance:
     Raises `UsageError` unless there is a name, all have one length of at least 3 and all values lie in [0, 1].
     """
     values = _check_accuracies(accuracies)
-    return _compare(values, lambda a, b: float(np.prod(1.0 - np.abs(a - b))), unit="ToW (1 = equal)", nearer=True)
+    return _compare(values, lambda a, b: np.prod(1.0 - np.abs(a - b), axis=-1), unit="ToW (1 = equal)", nearer=True)
 
 
 def average_gap(accuracies: Mapping[str, NDArray[np.float64]]) -> Distance:
@@ -290,19 +290,18 @@ def average_gap(accuracies: Mapping[str, NDArray[np.float64]]) -> Distance:
     Raises `UsageError` unless there is a name, all have one length of at least 3 and all values lie in [0, 1].
     """
     values = _check_accuracies(accuracies)
-    return _compare(values, lambda a, b: float(np.abs(a - b).mean()), unit="share")
+    return _compare(values, lambda a, b: np.abs(a - b).mean(axis=-1), unit="share")
 
 
-Pair = Callable[[NDArray[np.float64], NDArray[np.float64]], float]
+Pair = Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]]  # [model, ...], [...] -> [model]
 Summary = Callable[[NDArray[np.float64], NDArray[np.float64]], tuple[float, float]]
 
 
 def _compare(models: NDArray[np.float64], between: Pair, *, unit: str, nearer: bool = False) -> Distance:
     count = len(models)
     pairs = np.zeros((count, count))
-    for j in range(count):
-        for i in range(j):
-            pairs[i, j] = pairs[j, i] = between(models[i], models[j])
+    for j in range(1, count):
+        pairs[:j, j] = pairs[j, :j] = between(models[:j], models[j])
     values = pairs.sum(axis=1) / (count - 1)
     among = float(pairs[1:, 1:].sum()) / ((count - 1) * (count - 2))
     return Distance(unit, float(values[0]), values[1:], among, farther_p(-values if nearer else values))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import enum
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -94,6 +95,34 @@ class Evidence:
     def oracles(self) -> int:
         """How many retrained models the audited one is held against."""
         return len(self.margins["oracles"]) if "oracles" in self.margins else 0
+
+    @cached_property
+    def typical(self) -> tuple[FloatArray, FloatArray]:
+        """Mean and variance (n - 1 in the denominator) of each point's margin over the oracles, [point]."""
+        oracles = self.margins["oracles"]
+        return oracles.mean(axis=0), oracles.var(axis=0, ddof=1)
+
+    def part(self, points: NDArray[np.int64], oracles: NDArray[np.int64] | None = None) -> Evidence:
+        """Margins and scores of some points, and of some oracles, in the order given; nothing else that has points."""
+        chosen = slice(None) if oracles is None else oracles
+
+        def of(arrays: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
+            return {n: a[chosen][:, points] if n.endswith("oracles") else a[points] for n, a in arrays.items()}
+
+        return replace(
+            self,
+            group=self.group[points],
+            label=self.label[points],
+            margins=of(self.margins),
+            scores=of(self.scores),
+            correct={n: a[chosen] if n.startswith("oracles/") else a for n, a in self.correct.items()},
+            ids=(),
+            logits={},
+            logit_points=_none(),
+            answers={},
+            answer_label=_none(),
+            ensemble=None,
+        )
 
     def stack(self, arrays: Mapping[str, FloatArray], target: str) -> FloatArray:
         """[1 + oracle, point]: the target first, then every reference oracle."""

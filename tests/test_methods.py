@@ -8,9 +8,11 @@ import json
 import math
 import random
 import re
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from itertools import chain
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from unlearnkit.data import load, resolve
 from unlearnkit.editing import normalization_layers
 from unlearnkit.methods import (
     AMUN,
@@ -362,7 +365,10 @@ def test_its_hyperparameters_matter(task: Task, method: Method) -> None:
 
 @row
 def test_one_example_on_a_side(task: Task, method: Method) -> None:
-    """Batch normalization has no statistics of a single example, and must not stop for want of them."""
+    """Batch normalization has no statistics of a single example, and must not stop for want of them.
+
+    Nor is a forget set that is larger than the retain set refused: it is a request like any other.
+    """
     one = np.arange(1)
     if not fits(task, method):
         return
@@ -381,12 +387,14 @@ def test_one_example_on_a_side(task: Task, method: Method) -> None:
 def test_a_loss_that_explodes_is_said(task: Task, method: Method) -> None:
     if "lr" not in method.params or not fits(task, method):
         return
+    before = copy.deepcopy(task.model)
     with pytest.raises(
         UsageError,
         match=rf"^{method.name}, epoch \d: the loss became (nan|-?inf) at step \d+ with learning rate 1e\+30; "
         r"choose a smaller learning rate$",
     ):
         run(task, replace(method, lr=1e30))
+    assert not differing(task.model, before)
 
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=list(METHODS))
@@ -409,6 +417,57 @@ def test_the_module_says_what_a_reader_must_know(method: type[Method]) -> None:
 def test_the_table_tests_every_method() -> None:
     assert {type(method) for method in METHODS_TABLE} == set(METHODS.values())
     assert all(name == method.__name__ == method().name for name, method in METHODS.items())
+
+
+def readme_blocks() -> list[str]:
+    """The code in the README, from "Adding a method" on."""
+    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    return re.findall(r"^```python\n(.*?)^```", text.partition("## Adding a method")[2], re.MULTILINE | re.DOTALL)
+
+
+def test_the_method_of_the_readme_keeps_the_contract(
+    task: Task, write_module: Callable[[str, str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    imports = """
+        from __future__ import annotations
+        from dataclasses import dataclass
+        from typing import ClassVar
+        import torch
+        from torch import nn
+        from unlearnkit.methods.hyperparameters import NotNegative
+        from unlearnkit.types import Access, Method, Need
+    """
+    shake = resolve(write_module("shake", textwrap.dedent(imports) + readme_blocks()[0]) + ":Shake")
+    monkeypatch.setitem(METHODS, "Shake", shake)
+    test_contract(task, shake())
+    test_needs_all_it_declares_and_nothing_else(task, shake())
+    assert differing(run(task, shake(noise=0.2)), run(task, shake()))
+
+
+def test_the_edit_of_the_readme_hides_a_class_from_the_head(capsys: pytest.CaptureFixture[str]) -> None:
+    digits = load("digits")
+    recipe = Recipe(Architecture("small-cnn", classes=10, shape=(1, 8, 8)))
+    names = {"digits": digits, "recipe": recipe, "original": fit(recipe, digits.train, seed=0)}
+    exec(readme_blocks()[1], names)
+    said = re.fullmatch(r"ClassAccuracy\(head=([\d.]+), nearest_mean=([\d.]+)\)\n", capsys.readouterr().out)
+    assert said is not None
+    assert float(said[1]) < 0.1
+    assert float(said[2]) > 0.9
+
+
+def test_the_readme_says_what_each_method_sees() -> None:
+    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8").partition("## Methods")[2]
+    table = dict(re.findall(r"^\| (\w+) \| [^|]+ \| ([^|]+ \| [^|]+) \|$", text, re.MULTILINE))
+    del table["method"]
+    short = {"forget": "F", "retain": "R", "pretrained": "start"}
+    expected = {}
+    for name, method in METHODS.items():
+        words = []
+        for need in method().needs.names():
+            part, _, what = need.partition("_")
+            words.append(f"y_{short[part]}" if what == "labels" else short.get(part, part))
+        expected[name] = (" ".join(word for word in words if word != "class"), "class" in words)
+    assert {name: (cells.split(" | ")[0], cells.endswith("only")) for name, cells in table.items()} == expected
 
 
 @dataclass(frozen=True)
@@ -707,10 +766,22 @@ def test_salun_on_all_weights_is_random_label(task: Task, legacy: bool) -> None:
     assert not differing(run(task, SalUn(fraction=1.0, **shared)), run(task, RandomLabel(**shared)))
 
 
-def test_salun_on_no_weights_is_the_original(task: Task) -> None:
-    result = run(task, SalUn(fraction=0.0, epochs=2, lr=1.0, batch_size=32))
-    assert not differing(result, task.model, buffers=False)
-    assert all("running" in name or "num_batches" in name for name in differing(result, task.model))
+def test_random_labels_on_no_weights_are_the_original(task: Task) -> None:
+    """The mask's lower end; SalUn itself refuses to do nothing."""
+    method, model = RandomLabel(epochs=2, lr=1.0, batch_size=32), copy.deepcopy(task.model)
+    none = {name: torch.zeros_like(p, dtype=torch.bool) for name, p in model.named_parameters()}
+    method.relabel(model, access(task, method), torch.Generator().manual_seed(0), what="a test", free=none)
+    assert all("running" in name or "num_batches" in name for name in differing(model, task.model))
+
+
+def test_a_mask_that_selects_nothing_is_refused(task: Task) -> None:
+    n = sum(p.numel() for p in task.model.parameters())
+    with pytest.raises(
+        UsageError, match=rf"^SalUn\.fraction: 1e-07 of {n:,} weights selects none of them; choose at least 0\.\d+$"
+    ) as caught:
+        run(task, SalUn(fraction=1e-7))
+    advice = float(str(caught.value).rsplit(" ", 1)[1])
+    assert differing(run(task, SalUn(fraction=advice, lr=0.1, epochs=2)), task.model, buffers=False)
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
@@ -768,7 +839,7 @@ def test_a_float_may_be_written_as_an_integer() -> None:
         (lambda: NegGradPlus(alpha=1.5), "NegGradPlus.alpha: must be less than or equal to 1, got 1.5"),
         (lambda: RandomLabel(alpha=-1.0), "RandomLabel.alpha: must be greater than or equal to 0, got -1.0"),
         (lambda: method_named("RandomLabel", {"legacy": 1}), "RandomLabel.legacy: must be a valid boolean, got 1"),
-        (lambda: SalUn(fraction=-0.5), "SalUn.fraction: must be greater than or equal to 0, got -0.5"),
+        (lambda: SalUn(fraction=-0.5), "SalUn.fraction: must be greater than 0, got -0.5"),
         (lambda: method_named("SalUn", {"fraction": 2}), "SalUn.fraction: must be less than or equal to 1, got 2"),
         (lambda: method_named("SalUm", {}), "method.name: there is no method 'SalUm'; did you mean 'SalUn'?"),
         (

@@ -46,8 +46,9 @@ def test_on_all_weights_it_is_random_label(task: Task, legacy: bool) -> None:
     assert not differing(run(task, SalUnSoft(fraction=1.0, **common)), run(task, RandomLabel(**common)))
 
 
-def test_on_no_weights_it_is_the_original(task: Task) -> None:
-    assert not differing(run(task, SalUnSoft(fraction=0.0, epochs=2, lr=1.0)), task.model, buffers=False)
+def test_a_fraction_that_lets_no_weight_move_is_refused(task: Task) -> None:
+    with pytest.raises(UsageError, match=r"^SalUnSoft\.fraction: 1e-07 of [\d,]+ weights selects none of them; choose"):
+        run(task, SalUnSoft(fraction=1e-7))
 
 
 def test_a_fraction_above_one_is_refused() -> None:

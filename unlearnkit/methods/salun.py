@@ -30,20 +30,20 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from unlearnkit.methods.hyperparameters import Count, Momentum, NotNegative, Positive, Share, check
+from unlearnkit.methods.hyperparameters import Count, Momentum, NotNegative, Positive, PositiveShare, check
 from unlearnkit.methods.random_label import RandomLabel
-from unlearnkit.methods.steps import by_name, largest, part_of, summed_gradient
+from unlearnkit.methods.steps import by_name, largest, part_of, require_some, summed_gradient
 from unlearnkit.train import Augmentation
 from unlearnkit.types import Access, Examples, Method, Need
 
 
 @dataclass(frozen=True)
 class SalUn(Method):
-    """RandomLabel on the most salient weights; `fraction=1` is RandomLabel, `fraction=0` changes no weight."""
+    """RandomLabel on the most salient weights; `fraction=1` is RandomLabel."""
 
     needs: ClassVar[Need] = Need.FORGET | Need.RETAIN
 
-    fraction: Share = 0.5  # share of all weights that may move
+    fraction: PositiveShare = 0.5  # share of all weights that may move; at least one must
     epochs: Count = 10  # passes over both sets together
     lr: Positive = 0.013  # search 5e-3 to 2e-2
     alpha: NotNegative = 1.0  # weight of a retain example; a forget example weighs 1
@@ -57,6 +57,7 @@ class SalUn(Method):
         check(self)
 
     def run(self, model: nn.Module, access: Access, rng: torch.Generator) -> nn.Module:
+        require_some(model, self.fraction, f"{self.name}.fraction")
         mask = saliency_mask(model, access.forget, self.fraction, batch_size=self.batch_size)
         relabel = RandomLabel(
             epochs=self.epochs,

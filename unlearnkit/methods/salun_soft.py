@@ -29,20 +29,20 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from unlearnkit.methods.hyperparameters import Count, Momentum, NotNegative, Positive, Share, check
+from unlearnkit.methods.hyperparameters import Count, Momentum, NotNegative, Positive, PositiveShare, check
 from unlearnkit.methods.random_label import RandomLabel
-from unlearnkit.methods.steps import flat, part_of, set_flat
+from unlearnkit.methods.steps import flat, part_of, require_some, set_flat
 from unlearnkit.train import Augmentation
 from unlearnkit.types import Access, Method, Need
 
 
 @dataclass(frozen=True)
 class SalUnSoft(Method):
-    """RandomLabel under a soft threshold; `fraction=1` is RandomLabel, `fraction=0` changes no weight."""
+    """RandomLabel under a soft threshold; `fraction=1` is RandomLabel."""
 
     needs: ClassVar[Need] = Need.FORGET | Need.RETAIN
 
-    fraction: Share = 0.5  # share of all weights that may differ from the original
+    fraction: PositiveShare = 0.5  # share of all weights that may differ from the original
     epochs: Count = 10  # passes over both sets together
     lr: Positive = 0.013
     alpha: NotNegative = 1.0  # weight of a retain example; a forget example weighs 1
@@ -56,6 +56,7 @@ class SalUnSoft(Method):
         check(self)
 
     def run(self, model: nn.Module, access: Access, rng: torch.Generator) -> nn.Module:
+        require_some(model, self.fraction, f"{self.name}.fraction")
         relabel = RandomLabel(
             epochs=self.epochs,
             lr=self.lr,

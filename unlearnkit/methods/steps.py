@@ -31,6 +31,7 @@ __all__ = [
     "inputs",
     "largest",
     "part_of",
+    "require_some",
     "set_flat",
     "summed_gradient",
     "two_parts",
@@ -116,6 +117,19 @@ def by_name(model: nn.Module, vector: Shaped[Tensor, " p"]) -> dict[str, Tensor]
 def part_of(n: int, share: float) -> int:
     """floor(share · n), the share as it is written: 0.29 of 100 is 29, though 0.29 * 100 lies below it in floats."""
     return math.floor(Fraction(str(share)) * n)
+
+
+def require_some(model: nn.Module, share: float, what: str) -> None:
+    """Refuses a share of the model's weights that is not even one; `what` names the field. The model would not move."""
+    n = sum(p.numel() for p in model.parameters())
+    if not part_of(n, share):
+        raise UsageError(f"{what}: {share:g} of {n:,} weights selects none of them; choose at least {_above(1 / n)}")
+
+
+def _above(share: float) -> str:
+    """Two digits, rounded up, so that the advice holds."""
+    unit = 10.0 ** (math.floor(math.log10(share)) - 1)
+    return f"{math.ceil(share / unit) * unit:.2g}"
 
 
 def largest(scores: Float[Tensor, " p"], count: int) -> Bool[Tensor, " p"]:
