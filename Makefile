@@ -28,7 +28,7 @@ lint: $(VENV)/.ready
 	$(RUN)/mypy
 
 test: lint
-	$(RUN)/python -m pytest -n 2 -m "not slow"
+	$(RUN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 selftest: $(VENV)/.ready
 	$(RUN)/unlearnkit selftest --long

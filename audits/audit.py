@@ -395,7 +395,7 @@ def _made(fleet: Fleet, looked: Looks) -> dict[str, list[Made]]:
     made = {name: [next(results) for _ in group] for name, group in looked.jobs.items()}
     for name in ("original", "audited"):
         if (fault := made[name][0].fault) is not None:
-            raise UsageError(fault)
+            raise UsageError(f"{looked.jobs[name][0].stages[0].name}: {fault}")
     faults = [one.fault for one in made["ensemble"] if one.fault is not None]
     if faults:
         raise UsageError(

@@ -56,14 +56,20 @@ FreshOption = Annotated[
     bool, typer.Option("--fresh/--resume", help="Make every model anew / take finished ones from the store.")
 ]
 TierOption = Annotated[
-    str | None, typer.Option(help="seconds or minutes; overrides the spec's audit.tier.", show_default=False)
+    str | None, typer.Option(help="seconds, minutes or hours; overrides the spec's audit.tier.", show_default=False)
 ]
 EngineOption = Annotated[str, typer.Option(help="local (processes on this machine) or ray (a cluster).")]
 DeviceOption = Annotated[
     str | None, typer.Option(help="cpu, cuda or cuda:N; overrides the spec's audit.device.", show_default=False)
 ]
 
-VERDICT_STYLE = {"PASS": "bold green", "FAIL": "bold red", "INCONCLUSIVE": "bold yellow", "INVALID": "bold magenta"}
+VERDICT_STYLE = {
+    "PASS": "bold green",
+    "CONSISTENT": "bold blue",
+    "FAIL": "bold red",
+    "INCONCLUSIVE": "bold yellow",
+    "INVALID": "bold magenta",
+}
 BUG = 70  # neither a verdict nor wrong use: a fault of this program
 INTERRUPTED = 130  # what shells give a command that Ctrl-C ended
 
@@ -292,8 +298,13 @@ def _show(result: AuditResult) -> None:
             "BELOW TOLERANCE" if test.state == "LEAK_BELOW_TOLERANCE" else test.state,
         )
     console.print(table)
+    for missing in result.oracles.missing if result.oracles else ():
+        console.print(f"missing: {missing}", markup=False, highlight=False)
     style = VERDICT_STYLE[result.verdict.word]
     console.print(f"[{style}]{result.verdict.word}[/]  {escape(result.verdict.headline)}")
+    if result.verdict.word == "INVALID":
+        for reason in result.verdict.why:
+            console.print(f"  {reason}", markup=False, highlight=False)
 
 
 def _command() -> str:
@@ -544,7 +555,11 @@ def main() -> None:
         code = INTERRUPTED
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        remedy = "free some space, then run again" if full else "check the path, or name another folder with --out"
+        remedy = (
+            "free some space, then run again"
+            if full
+            else "check the path, or name another folder with --out or --store"
+        )
         where = f"{error.filename}: " if error.filename else ""
         code = _refuse(f"{where}{(error.strerror or str(error)).lower()}; {remedy}; finished models are kept")
     except Exception as error:  # noqa: BLE001 - the last resort: shown in full, under a code of its own

@@ -358,8 +358,8 @@ def shuffled_coins(lab: Lab, *, runs: int, seed: int) -> Known:
         3,
         "shuffled coins say nothing",
         f"{held} of {runs} intervals hold 0.5; p uniform: KS p = {uniform:.2g}",
-        f"at least {needed}; KS p > 0.01",
-        held >= needed and uniform > 0.01,
+        f"at least {needed}; KS p > {SLACK:g}",
+        held >= needed and uniform > SLACK,
     )
 
 

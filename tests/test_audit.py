@@ -192,7 +192,7 @@ def test_an_oracle_that_is_missing_makes_the_audit_invalid(
     there = [seed for j, seed in enumerate(seeds) if j not in failing]
     assert (list(result.oracles.seeds), result.oracles.held_out_seed) == (there[:-1], there[-1])
     assert result.oracles.missing == tuple(
-        f"oracle {j + 1}: recipe.trainer: '{name}:fit' raised RuntimeError: no luck; --debug shows where"
+        f"oracle {j + 1}: recipe.trainer: '{name}:fit' raised RuntimeError: no luck ({name}.py, line 7)"
         for j in failing
     )
     [control] = [control for control in result.controls if control.name == "all oracles retrained"]
@@ -221,7 +221,7 @@ def test_without_original_or_oracles_there_is_no_audit(write_module: Any, tmp_pa
 def test_the_tier_seconds_trains_no_oracle(store: Store) -> None:
     told = Told()
     result, sidecar = run(tiny(audit={"tier": "seconds"}), store, told)
-    assert told.last.total == 2  # looks at the original and at the audited model
+    assert not any("oracle" in name for name in told.names)
     assert result.oracles is None
     assert result.verdict.word in ("INCONCLUSIVE", "FAIL")
     assert [test.kind for test in result.tests] == ["coin"]

@@ -17,7 +17,7 @@ from unlearnkit.audits.coin import coin_test
 from unlearnkit.audits.designs import Tolerances, rank_tests, smallest_leak
 from unlearnkit.audits.evidence import Evidence, Group
 from unlearnkit.audits.rank import oracle_rank
-from unlearnkit.audits.simulate import reordered, with_audited
+from unlearnkit.audits.simulate import with_audited
 from unlearnkit.result import Individual, Individuals, Interval, UsageError
 
 # What 120 requested examples, 100 + 100 canaries and 39 oracles can decide.
@@ -473,7 +473,7 @@ def test_without_oracles(canaries: int, leak: float, expected: str) -> None:
 def test_without_oracles_both_sides_need_500_canaries() -> None:
     made = evidence(16, oracles=0, canaries=700)
     kept = np.flatnonzero((made.group != Group.HEADS) | (np.cumsum(made.group == Group.HEADS) <= 300))
-    part = reordered(made, kept, np.arange(0))
+    part = made.part(kept)
     assert part.rows(Group.HEADS).size == 300
     judged = judge(part, plan(tier="seconds", tolerances=WIDE))
     assert states(judged) == {"Canary coin test": "PASS"}
@@ -604,7 +604,7 @@ def test_order_changes_nothing_but_the_seeded_permutations() -> None:
     made = evidence(9, leak=0.4)
     rng = np.random.default_rng(0)
     points = np.concatenate([rng.permutation(made.rows(Group(g))) for g in (3, 1, 0, 2)])
-    first, second = judge(made, plan()), judge(reordered(made, points, rng.permutation(39)), plan())
+    first, second = judge(made, plan()), judge(made.part(points, rng.permutation(39)), plan())
     assert word(first) == word(second)
     assert [t.name for t in first.tests] == [t.name for t in second.tests]
     for one, two in zip(first.tests, second.tests, strict=True):

@@ -10,7 +10,10 @@ import pytest
 from audit_samples import evidence
 from safetensors.numpy import load, save
 
+from unlearnkit.audits.designs import coin_design, rank_tests
 from unlearnkit.audits.evidence import Evidence, Group, envelope
+from unlearnkit.audits.rank import Z_CAP, margin_z
+from unlearnkit.audits.simulate import simulate, standard_plan
 from unlearnkit.result import UsageError
 
 
@@ -115,3 +118,37 @@ def test_envelope_by_hand() -> None:
     low, high = envelope([steep, flat], grid)
     np.testing.assert_array_equal(low, [0.0, 0.4, 1.0])
     np.testing.assert_array_equal(high, [0.8, 0.8, 1.0])
+
+
+def test_a_part_keeps_what_it_names_in_the_order_given() -> None:
+    made = simulate(3, oracles=5, requested=6, canaries=3, twins=4, outputs=True, unlearned=2)
+    points, oracles = np.array([7, 0, 12]), np.array([4, 1])
+    part = made.part(points, oracles)
+    assert part.group.tolist() == made.group[points].tolist()
+    for arrays, all_arrays in ((part.margins, made.margins), (part.scores, made.scores)):
+        for name, array in arrays.items():
+            whole = all_arrays[name]
+            expected = whole[np.ix_(oracles, points)] if name.endswith("oracles") else whole[points]
+            np.testing.assert_array_equal(array, expected)
+    np.testing.assert_array_equal(part.correct["oracles/test"], made.correct["oracles/test"][oracles])
+    np.testing.assert_array_equal(part.correct["audited/test"], made.correct["audited/test"])
+    assert (part.ids, dict(part.logits), dict(part.answers), part.ensemble) == ((), {}, {}, None)
+    assert made.part(points).oracles == 5
+
+
+def test_scores_against_oracles_are_the_leave_one_out_z_of_the_first_model() -> None:
+    made = simulate(4, oracles=7, requested=10, canaries=25, twins=6)
+    margins = {name: array.copy() for name, array in made.margins.items()}
+    first, second = made.rows(Group.HEADS)[:2]
+    margins["oracles"][:, [first, second]] = 1.5  # oracles that do not differ: as far out as can be said, or not at all
+    margins["audited"][[first, second]] = 1.5, 2.5
+    made = dataclasses.replace(made, margins=margins)
+    design = coin_design(made)
+    assert design is not None
+    found = design.scores(made, "audited", standard_plan())
+    twin = margin_z(made.stack(made.margins, "audited")[:, design.rows(made)])[0]
+    np.testing.assert_allclose(found, twin, rtol=1e-12)
+    assert sorted(set(found[np.abs(found) == Z_CAP])) == [Z_CAP]
+    worst = rank_tests(made, standard_plan())[1]
+    stack = worst.read(made, "audited")
+    np.testing.assert_allclose(worst.values(stack[:1], made), worst.values(stack, made)[:1], rtol=1e-12)

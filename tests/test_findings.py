@@ -15,7 +15,7 @@ from scipy.special import softmax
 from unlearnkit.audits.epsilon import one_run_epsilon
 from unlearnkit.audits.evidence import Evidence, FloatArray, Group
 from unlearnkit.audits.findings import comparisons, measured_epsilon, other_classes, single_examples
-from unlearnkit.audits.simulate import reordered, with_audited
+from unlearnkit.audits.simulate import with_audited
 from unlearnkit.result import Comparison
 
 NAMES = tuple("abcdefghij")
@@ -135,7 +135,7 @@ def test_ensembles_stand_beside_retrained_against_retrained() -> None:
 
 def test_rows_have_nine_digits_and_do_not_ask_for_the_order_of_oracles() -> None:
     made = seen(5, outputs=False)
-    other = reordered(made, np.arange(made.group.size), np.random.default_rng(0).permutation(19))
+    other = made.part(np.arange(made.group.size), np.random.default_rng(0).permutation(19))
     for one, two in zip(comparisons(made, plan()), comparisons(other, plan()), strict=True):
         numbers = (one.value, one.original, one.oracles.low, one.oracles.value, one.oracles.high)
         for value in numbers:

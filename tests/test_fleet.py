@@ -284,7 +284,7 @@ def test_a_job_that_fails_is_named_and_the_others_finish(fleet: Fleet):
     assert (last.total, last.done, last.failed, last.running) == (7, 7, 3, ())
     with pytest.raises(UsageError, match=r"^model 1000: .*NaN.* \(3 of 7 jobs failed; what the others made is kept\)$"):
         fleet.run(some)
-    with pytest.raises(UsageError, match=r"model 1001: .*no luck; --debug shows where$"):
+    with pytest.raises(UsageError, match=r"model 1001: .*no luck \(.*\.py, line \d+\)$"):
         fleet.run([*train_jobs(2), worse])
 
 

@@ -142,7 +142,7 @@ def test_random_labels_without_the_retain_set_do_nothing_or_too_much(lr: float) 
         L1_SPARSE,
         PruneFirst(sparsity=0.9, inner=FineTune(lr=0.1, batch_size=64)),
         LAF(lr_unlearn=2e-4, lr_align=4e-4),
-        FewSample(),
+        FewSample(ascent=0.3),
         ClassVectors(),
         ClassVectorsMapping(),
     ],

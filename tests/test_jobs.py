@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,6 +37,7 @@ from unlearnkit.methods.prune_first import PruneFirst
 from unlearnkit.models import Architecture, build, pack
 from unlearnkit.observing import observe
 from unlearnkit.provenance import code_of
+from unlearnkit.result import UsageError
 from unlearnkit.store import Store
 from unlearnkit.train import Privacy, Recipe, fit, initial
 from unlearnkit.types import Access, Examples, Method, Need
@@ -202,13 +204,17 @@ def test_a_users_code_and_what_it_imports_are_in_the_key(
     if part == "given":  # whose key is that of its weights; what they mean, the network says
         job = observe_job(GivenModel("given", recipe, "ab" * 32))
 
-    def key() -> str:
+    def key(*, anew: bool = True) -> str:
+        for name in ("theirs", "theirs_helper") if anew else ():
+            sys.modules.pop(name, None)  # as another process would import it
         return Bench(sets(blobs), Store(tmp_path), "cpu").key(job)
 
     first = key()
     (tmp_path / "theirs_helper.py").write_text(f'"""Words."""\n\n# more words\n{HELPER}')
     assert key() == first
     (tmp_path / "theirs_helper.py").write_text(HELPER.replace("return value", "return value + 1"))
+    with pytest.raises(UsageError, match="its code has changed since it was imported; start the program again"):
+        key(anew=False)  # what would run is the old code
     second = key()
     (tmp_path / "theirs.py").write_text((tmp_path / "theirs.py").read_text().replace("scale(0)", "scale(1)"))
     assert len({first, second, key()}) == 3

@@ -178,7 +178,10 @@ def test_a_users_classifier_is_taken_as_it_is(write_module: WriteModule):
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("small_cnn", "unknown name 'small_cnn'; did you mean 'small-cnn'.*; there are mlp, small-cnn, resnet9, resnet18-cifar"),
+        (
+            "small_cnn",
+            "unknown name 'small_cnn'; did you mean 'small-cnn'.*; there are mlp, small-cnn, resnet9, resnet",
+        ),
         ("vgg", "unknown name 'vgg'; there are mlp, .* torchvision:NAME and module:function"),
         ("torchvision:resnet19", "torchvision has no model 'resnet19'; did you mean 'resnet1[0-9][0-9]?'"),
         ("NETS:narrow", r"must return logits of shape \(n, 3\), got \(2, 2\) for n = 2"),

@@ -137,7 +137,7 @@ def test_global_random_state_and_threads_are_put_back_also_after_an_error(blobs:
     before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
     try:
         unlearn(model(), splits(blobs), Does(noise), seed=0)
-        with pytest.raises(KeyError, match="inside"):
+        with pytest.raises(UsageError, match=r"Does raised KeyError: 'inside' \(test_unlearn.py, line \d+\)$"):
             unlearn(model(), splits(blobs), Does(fails), seed=0)
         assert torch.get_num_threads() == 2
     finally:

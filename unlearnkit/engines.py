@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
+import sys
 import tempfile
 import threading
 import time
@@ -31,6 +33,7 @@ from unlearnkit.types import Examples
 
 ENGINES = ("local", "ray")
 _SPILL = 1 << 20  # bytes above which an array travels as a file that every worker maps
+_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 _IDLE = 20.0  # seconds after which a worker without work ends
 
 
@@ -43,6 +46,7 @@ class _Packed:
     fingerprints: tuple[str, str]
     store: Store
     device: str
+    paths: tuple[str, ...]  # where the user's modules lie
 
     @classmethod
     def of(cls, bench: Bench, folder: Path | None) -> _Packed:
@@ -52,10 +56,11 @@ class _Packed:
             tensors = (None if tensor is None else _sent(tensor, folder) for tensor in (part.x, part.y))
             arrays += [*tensors, _spilled(part.ids, folder)]
         prints = (bench.sets.train.fingerprint, bench.sets.test.fingerprint)
-        return cls(uuid.uuid4().hex, tuple(arrays), prints, bench.store, bench.device)
+        return cls(uuid.uuid4().hex, tuple(arrays), prints, bench.store, bench.device, tuple(sys.path))
 
     def open(self) -> Bench:
         """The bench again."""
+        sys.path += [path for path in self.paths if path not in sys.path]
         opened = [array.open() if isinstance(array, Mapped) else array for array in self.arrays]
         with warnings.catch_warnings(action="ignore"):  # of read-only memory: nobody writes to examples
             parts = []
@@ -165,8 +170,9 @@ class Processes(Engine):
         self.restart()
 
     def restart(self) -> None:
-        one = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-        self._pool = get_reusable_executor(max_workers=len(self.places), timeout=_IDLE, env={**os.environ, **one})
+        self._pool = get_reusable_executor(
+            max_workers=len(self.places), timeout=_IDLE, env={**os.environ, **_ONE_THREAD}
+        )
 
     def submit(self, jobs: Sequence[Job], device: str) -> Future[list[Made]]:
         future: Future[list[Made]] = self._pool.submit(
@@ -184,6 +190,19 @@ class Processes(Engine):
         self._folder.cleanup()
 
 
+def _check_answers(address: str | None) -> None:
+    """Ray itself tries for minutes to reach a cluster that is not there."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        return  # `auto`, or no address: Ray finds out at once
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError as error:
+        raise UsageError(
+            f"engine 'ray': no cluster answers at {address} (RAY_ADDRESS); start it there, or unset RAY_ADDRESS"
+        ) from error
+
+
 class Ray(Engine):
     """Tasks on a Ray cluster: the one that RAY_ADDRESS names, or one started on this machine."""
 
@@ -194,7 +213,9 @@ class Ray(Engine):
             raise UsageError("engine 'ray': Ray is not installed; install unlearnkit[ray]") from error
         self._ray = ray
         if not ray.is_initialized():
-            ray.init(address=os.environ.get("RAY_ADDRESS"), log_to_driver=False, configure_logging=False)
+            address = os.environ.get("RAY_ADDRESS")
+            _check_answers(address)
+            ray.init(address=address, log_to_driver=False, configure_logging=False)
         on_gpu = bench.device.startswith("cuda")
         resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
         there = int(resources.get("GPU" if on_gpu else "CPU", 0))
@@ -205,7 +226,7 @@ class Ray(Engine):
         share: dict[str, Any] = {"num_gpus": min(1.0, there / count), "num_cpus": 0} if on_gpu else {"num_cpus": 1}
         self.places = ("cuda" if on_gpu else "cpu",) * count
         self._packed = ray.put(_Packed.of(bench, None))
-        one = {"env_vars": {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}}
+        one = {"env_vars": _ONE_THREAD}
         self._started: list[tuple[Any, Future[list[Made]]]] = []
         self._task = ray.remote(**share, max_retries=0, runtime_env=one)(_work)
 

@@ -189,14 +189,14 @@ class Fleet:
             return {}
         engine = engine_for(self.bench, self._engine, self._processes, len(tasks))
         with closing(engine):
-            return _Schedule(tasks, self._batches(tasks, len(engine.places)), engine, told).work()
+            return _Schedule(tasks, self._batches(tasks, len(engine.places)), engine, told, self.store).work()
 
 
 class _Schedule:
     """Which batch runs where, and what becomes of those that fail."""
 
-    def __init__(self, tasks: dict[str, Job], batches: list[_Batch], engine: Engine, told: _Told) -> None:
-        self.tasks, self.waiting, self.engine, self.told = tasks, batches, engine, told
+    def __init__(self, tasks: dict[str, Job], batches: list[_Batch], engine: Engine, told: _Told, store: Store) -> None:
+        self.tasks, self.waiting, self.engine, self.told, self.store = tasks, batches, engine, told, store
         self.running: dict[Future[list[Made]], tuple[_Batch, str]] = {}
         self.results: dict[str, Made] = {}
 
@@ -204,6 +204,10 @@ class _Schedule:
         """Until every task has a result or a fault."""
         while self.waiting or self.running:
             self._start()
+            if not self.running:
+                if self.waiting and not any(batch.after <= self.results.keys() for batch in self.waiting):
+                    raise RuntimeError("the fleet waits for jobs that nobody makes")
+                continue
             finished, _ = wait(self.running, return_when=FIRST_COMPLETED)
             crashed = []
             for future in finished:
@@ -250,6 +254,7 @@ class _Schedule:
 
     def _settle(self, batch: _Batch, made: list[Made]) -> None:
         """Keep what was made; what ran out of memory beside others is tried with half as many."""
+        self._check(batch, made)
         hungry = [one.key for one in made if one.again]
         if len(batch.keys) > 1 and hungry:
             self._report([one for one in made if not one.again])
@@ -260,6 +265,21 @@ class _Schedule:
             self.waiting.append(_Batch(batch.keys, batch.after, alone=True))
         else:
             self._report(made)
+
+    def _check(self, batch: _Batch, made: list[Made]) -> None:
+        """What a worker says it made must lie in the store under the key that this process looks for."""
+        others = [one.key for one, key in zip(made, batch.keys, strict=True) if one.key != key]
+        if others:
+            raise UsageError(
+                "fleet: a worker has another torch, another processor or other code than this process, so that its "
+                "results bear other names; use machines of one kind with the same versions"
+            )
+        finished = [one.key for one in made if one.fault is None]
+        if len(self.store.holding(finished)) < len(finished):
+            raise UsageError(
+                f"store {self.store.root}: what a worker made is not to be seen here; name a store that every worker "
+                "reaches, a shared folder or a bucket"
+            )
 
     def _recover(self, crashed: list[_Batch]) -> None:
         """A worker died. Its jobs are tried once more, one by one with nothing beside them: then the blame is sure."""

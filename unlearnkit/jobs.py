@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.metadata
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from unlearnkit.types import Examples, Method, Splits, join
 from unlearnkit.unlearning import unlearn
 
 Rows = NDArray[np.int64]
+VERSION = 1  # of this file: raised when jobs of the same description are made in another way
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,7 +154,7 @@ class Bench:
 
     def describe(self, job: Job) -> dict[str, Any]:
         """Everything that decides the job's result: what it is, its data, the code behind it, versions and device."""
-        common = {"job": job.kind, **self._platform}
+        common = {"job": job.kind, "version": VERSION, **self._platform}
         if isinstance(job, TrainJob):
             return common | {
                 "recipe": job.recipe,
@@ -210,10 +212,18 @@ class Bench:
         theirs = [name for name in named if not name.startswith("torchvision:")]
         for name in theirs:
             resolve(name)  # what cannot be found shows now, and modules of the working directory can be from here on
+            self._refuse_stale(name)
         borrowed = recipe.architecture.name.startswith(("torchvision:", "resnet18-cifar"))
         libraries = ["torchvision"] * borrowed + ["opacus"] * (recipe.privacy is not None)
         versions = [importlib.metadata.version(library) for library in libraries]
         return [self._code(fit_stack), *map(self._code, theirs), *versions]
+
+    def _refuse_stale(self, name: str) -> None:
+        """The key is about the code on disk, what runs is the code that was imported: they must be one."""
+        module = sys.modules[name.partition(":")[0]]
+        digest = self._code(name).digest
+        if vars(module).setdefault("__unlearnkit_code__", digest) != digest:
+            raise UsageError(f"{name}: its code has changed since it was imported; start the program again")
 
     def _given_code(self, job: ObserveJob) -> list[Any]:
         """The networks of models that were handed in: the keys of all others hold theirs."""

@@ -48,6 +48,8 @@ def tri_state(n: int, targets: NDArray[np.int64], models: int, *, seed: int) -> 
     places. Of the other examples each model is trained on a random half.
     """
     _check(n, models, 3, "tri-state masks")
+    if targets.size and not 0 <= targets.min() <= targets.max() < n:
+        raise UsageError(f"tri-state masks: targets must lie in 0..{n - 1}, got {targets.min()} to {targets.max()}")
     if targets.size < 3 or np.unique(targets).size < targets.size:
         raise UsageError(f"tri-state masks: name at least three distinct targets, got {targets.size}")
     rng = np.random.default_rng(seed)

@@ -75,6 +75,9 @@ def write_atomic(path: Path, data: bytes) -> None:
         raise
 
 
+_WHOLE: set[tuple[str, str]] = set()  # roots and keys whose bytes this process has held against their hash
+
+
 @dataclass(frozen=True)
 class Entry:
     """One result of a store, as `unlearnkit store ls` shows it."""
@@ -228,11 +231,14 @@ class Store:
         if not record:
             raise UsageError(f"store {self.root}: nothing is kept under {key[:12]}")
         if hashlib.sha256(data).hexdigest() != record["sha256"]:
-            raise UsageError(
-                f"store {self.root}: {name} is damaged, its bytes are not those of its record; 'unlearnkit store gc' "
-                "deletes it, then run again to make it anew"
-            )
+            raise UsageError(self._damaged(name))
         return data
+
+    def _damaged(self, name: str) -> str:
+        return (
+            f"store {self.root}: {name} is damaged, its bytes are not those of its record; 'unlearnkit store gc' "
+            "deletes it, then run again to make it anew"
+        )
 
     def _touch(self, key: str) -> None:
         """Note that the key is in use, for `gc --unused-for`. Somebody else's store may be read, but not noted in."""
@@ -251,7 +257,7 @@ class Store:
     def map(self, key: str) -> dict[str, NDArray[np.float32]]:
         """The arrays of a key, memory-mapped: they stay on disk until they are looked at. For float32 only.
 
-        That the file is complete is checked; its bytes only by `read` and `faults`, which look at every one of them.
+        The bytes are held against their hash when a process maps them first.
         """
         import numpy as np
         from safetensors import SafetensorError, safe_open
@@ -267,6 +273,10 @@ class Store:
         other = next((name for name, kind in kinds.items() if kind != "F32"), None)
         if other is not None:
             raise UsageError(f"store {self.root}: only float32 is mapped, got {kinds[other]} for {other!r}; use read()")
+        if (str(self.root), key) not in _WHOLE:
+            if sha256_file(path) != self.record(key).get("sha256"):
+                raise UsageError(self._damaged(self._names(key)[0]))
+            _WHOLE.add((str(self.root), key))
         self._touch(key)
         data = np.memmap(path, np.uint8, "r")
         start = 8 + int.from_bytes(data[:8].tobytes(), "little")

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import copy
 import math
+import random
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
@@ -213,18 +217,36 @@ def not_finite(model: nn.Module) -> str | None:
     return None
 
 
+def raised(error: Exception) -> str:
+    """What a user's code raised, and where: `raised ValueError: no labels (mine.py, line 12)`."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"raised {type(error).__name__}: {error} ({Path(last.filename).name}, line {last.lineno})"
+
+
+@contextmanager
+def _seeded_elsewhere(seed: int) -> Iterator[None]:
+    """Python's and NumPy's global generators, seeded inside the block only."""
+    here, there = random.getstate(), np.random.get_state()
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    try:
+        yield
+    finally:
+        random.setstate(here)
+        np.random.set_state(there)
+
+
 def _fit_with(recipe: Recipe, examples: Examples, seed: int) -> nn.Module:
     """The user's own training; what it returns is held to the same standard."""
     trainer: Any = resolve(recipe.trainer or "")
-    with seeded(seed), deterministic(torch.device("cpu")):  # for trainers that draw from torch's global generator
+    # for trainers that draw from a global generator
+    with seeded(seed), _seeded_elsewhere(seed), deterministic(torch.device("cpu")):
         try:
             model = trainer(replace(recipe, trainer=None), examples, seed=seed)
         except UsageError:
             raise
         except Exception as error:  # a user's code may raise anything; its own words are what helps
-            raise UsageError(
-                f"recipe.trainer: {recipe.trainer!r} raised {type(error).__name__}: {error}; --debug shows where"
-            ) from error
+            raise UsageError(f"recipe.trainer: {recipe.trainer!r} {raised(error)}") from error
     if not isinstance(model, nn.Module):
         raise UsageError(
             f"recipe.trainer: {recipe.trainer!r} must return a torch.nn.Module, got {type(model).__name__}"

@@ -10,7 +10,7 @@ from torch import nn
 
 from unlearnkit.models import seeded
 from unlearnkit.result import UsageError
-from unlearnkit.train import Recipe, deterministic, not_finite
+from unlearnkit.train import Recipe, deterministic, not_finite, raised
 from unlearnkit.types import Access, Examples, Method, Need, Splits, Unlearned
 
 _GRANT = {  # what to hand to unlearn() when a method needs more than the splits
@@ -52,7 +52,7 @@ def unlearn(
     start = time.perf_counter()
     device = next(private.parameters()).device
     with seeded(seed), deterministic(device):
-        result = method.run(private, access, rng)
+        result = _run(method, private, access, rng)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     seconds = time.perf_counter() - start
@@ -60,6 +60,18 @@ def unlearn(
         raise UsageError(f"{method.name}: `run` must return the model it edited, got {type(result).__name__}")
     result = _verified(result, before, model, method)
     return Unlearned(result, method.name, method.params, granted.names(), seed, seconds)
+
+
+def _run(method: Method, model: nn.Module, access: Access, rng: torch.Generator) -> object:
+    """A user's method may raise anything: its own words are what helps. One of ours that does is a fault of ours."""
+    try:
+        return method.run(model, access, rng)
+    except (UsageError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        if type(method).__module__.startswith("unlearnkit.") or "DefaultCPUAllocator" in str(error):
+            raise
+        raise UsageError(f"{method.name} {raised(error)}") from error
 
 
 def _verified(result: nn.Module, before: dict[str, torch.Tensor], model: nn.Module, method: Method) -> nn.Module:
