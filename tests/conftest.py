@@ -14,6 +14,8 @@ import torch
 
 from unlearnkit.types import Examples
 
+torch.set_num_threads(1)  # as every training does: with more, sums by hand differ from it in the last bits
+
 MakeBlobs = Callable[..., Examples]
 WriteModule = Callable[[str, str], str]
 
