@@ -524,6 +524,8 @@ def remarks(order: Sequence[str], parts: dict[str, list[Found]], nothing: float,
     else:
         words = "Whatever the search tried, not nearer to retraining than half of doing nothing "
         words += f"({nothing:.1f}): {', '.join(far) or 'none'}."
+    if np.isnan([shares[name] for name in own]).all():  # without Retrain in the table there is nothing to compare with
+        return words
     dear = [f"{name} ({shares[name]:.0f} %)" for name in own if shares[name] > CHEAP]
     return f"{words} Dearer than {CHEAP} % of {PUBLISHED} epochs: {', '.join(dear) or 'none'}."
 
