@@ -36,7 +36,7 @@ def confidence(observation: Observation) -> Float[np.ndarray, " n"]:
 
 def entropy(observation: Observation) -> Float[np.ndarray, " n"]:
     """Minus the entropy of the prediction, Σ p log p; the label plays no part."""
-    log_p = log_softmax(observation.logits.astype(np.float64), axis=-1)
+    log_p = log_softmax(observation.outputs().astype(np.float64), axis=-1)
     return np.asarray((np.exp(log_p) * log_p).sum(axis=-1).mean(axis=1))
 
 
@@ -46,7 +46,7 @@ def modified_entropy(observation: Observation) -> Float[np.ndarray, " n"]:
     One entry per row is picked for the true class, and log(1 − p) is taken where the paper writes it: public
     evaluators index whole columns by the labels of the batch and use log p (audits.md 10.1).
     """
-    log_p = log_softmax(observation.logits.astype(np.float64), axis=-1)
+    log_p = log_softmax(observation.outputs().astype(np.float64), axis=-1)
     # log(1 − p) loses all digits as p → 1, which can happen to the largest class only: take it from that class's margin
     top = log_p.argmax(axis=-1)[..., None]
     others = log_p.copy()

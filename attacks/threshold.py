@@ -6,12 +6,14 @@ forgotten member, so an audit reads it against retrained oracles only.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 from unlearnkit.attacks.signals import SIGNALS
 from unlearnkit.result import UsageError, nearest
-from unlearnkit.types import Attack, Observation, Scores
+from unlearnkit.types import Attack, Known, Observation
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,6 @@ class Threshold(Attack):
                 + nearest(self.signal, SIGNALS)
             )
 
-    def score(self, target: Observation, references: Sequence[Observation] = ()) -> Scores:
-        del references
-        return Scores(SIGNALS[self.signal](target), self.name)
+    def run(self, target: Observation, known: Known) -> NDArray[np.float64]:
+        del known
+        return SIGNALS[self.signal](target)

@@ -390,10 +390,14 @@ def methods() -> None:
 
 @app.command(epilog=_example("unlearnkit attacks"))
 def attacks() -> None:
-    """What attacks there are, and how many reference models each needs."""
+    """What attacks there are, and what an attacker must hold for each."""
     from unlearnkit.attacks import ATTACKS
 
-    _list("attack", "references", {attack: str(attack.min_references) for attack in ATTACKS.values()})
+    _list(
+        "attack",
+        "must hold",
+        {attack: ", ".join(attack.holds.names()).replace("_", " ") or "nothing more" for attack in ATTACKS.values()},
+    )
 
 
 def _list(kind: str, third: str, things: dict[type, str]) -> None:

@@ -677,7 +677,7 @@ def _refuses(attempt: Callable[[], object]) -> bool:
 
 
 def _logits(model: nn.Module, points: Examples) -> torch.Tensor:
-    return torch.from_numpy(observe(model, points).logits[:, 0])
+    return torch.from_numpy(observe(model, points).outputs()[:, 0])
 
 
 class _Answers(nn.Module):

@@ -84,8 +84,8 @@ def test_observe_is_a_loop_over_single_examples(blobs: MakeBlobs):
     seen = observe(net, points, flips=True, features=True)
     assert seen.features is not None
     assert seen.margins.shape == (25, 2)
-    assert seen.logits.shape == (25, 2, 3)
-    assert (seen.margins.dtype, seen.logits.dtype, seen.features.dtype) == (np.float64, np.float32, np.float32)
+    assert seen.outputs().shape == (25, 2, 3)
+    assert (seen.margins.dtype, seen.outputs().dtype, seen.features.dtype) == (np.float64, np.float32, np.float32)
     assert seen.ids.tolist() == points.ids.tolist()
     assert len(seen) == 25
     with torch.no_grad():
@@ -93,8 +93,8 @@ def test_observe_is_a_loop_over_single_examples(blobs: MakeBlobs):
             x = points.x[i : i + 1]
             for view, image in enumerate((x, torch.from_numpy(x.numpy()[..., ::-1].copy()))):
                 logits = net(image)[0].double().tolist()
-                np.testing.assert_allclose(seen.logits[i, view], logits, rtol=1e-4, atol=1e-5)
-                expected = naive_margin(seen.logits[i, view].astype(float).tolist(), int(points.labels()[i]))
+                np.testing.assert_allclose(seen.outputs()[i, view], logits, rtol=1e-4, atol=1e-5)
+                expected = naive_margin(seen.outputs()[i, view].astype(float).tolist(), int(points.labels()[i]))
                 assert seen.margins[i, view] == pytest.approx(expected, abs=1e-12)
             np.testing.assert_allclose(seen.features[i], net.features(x)[0].numpy(), rtol=1e-4, atol=1e-5)
     plain = observe(net, points)
@@ -209,4 +209,4 @@ def test_on_cuda_it_says_the_same_and_the_model_comes_back(blobs: MakeBlobs):
     there = observe(net, blobs(50), device="cuda")
     np.testing.assert_allclose(there.margins, here.margins, atol=1e-2)
     assert next(net.parameters()).device.type == "cpu"
-    assert np.unique(there.logits).size > 0.9 * there.logits.size  # bf16 would leave ties
+    assert np.unique(there.outputs()).size > 0.9 * there.outputs().size  # bf16 would leave ties

@@ -11,7 +11,7 @@ from unlearnkit.attacks import ATTACKS, SIGNALS, Threshold
 from unlearnkit.audits.roc import auc
 from unlearnkit.observing import margin
 from unlearnkit.result import UsageError
-from unlearnkit.types import Observation
+from unlearnkit.types import Known, Observation, References
 
 
 def observed(logits: NDArray[np.float64], y: NDArray[np.int64]) -> Observation:
@@ -31,7 +31,7 @@ def random(seed: int = 0, points: int = 40, views: int = 3, classes: int = 5, sc
 
 def test_margin_loss_and_confidence_are_one_signal() -> None:
     seen = random(views=1)
-    p = softmax(seen.logits[:, 0].astype(np.float64), axis=1)[np.arange(40), seen.y]
+    p = softmax(seen.outputs()[:, 0].astype(np.float64), axis=1)[np.arange(40), seen.y]
     np.testing.assert_allclose(SIGNALS["confidence"](seen), p, rtol=1e-12)
     np.testing.assert_allclose(SIGNALS["loss"](seen), np.log(p), rtol=1e-9)
     np.testing.assert_allclose(SIGNALS["margin"](seen), np.log(p / (1 - p)), atol=1e-6)
@@ -52,7 +52,7 @@ def test_entropies_by_hand() -> None:
 def test_modified_entropy_is_not_the_published_defect() -> None:
     """audits.md 10.1: whole columns indexed by the labels of the batch, and log p where the paper has log(1 - p)."""
     seen = random(views=1)
-    p = softmax(seen.logits[:, 0].astype(np.float64), axis=1)
+    p = softmax(seen.outputs()[:, 0].astype(np.float64), axis=1)
     rows = np.arange(len(p))
     log_p = -np.log(np.maximum(p, 1e-30))
     reverse, reverse_log = 1 - p, -np.log(np.maximum(1 - p, 1e-30))
@@ -104,7 +104,7 @@ def test_a_memorizer_scores_its_members_higher(name: str) -> None:
 
 def test_entropy_ignores_labels_and_the_others_do_not() -> None:
     seen = random()
-    other = observed(seen.logits.astype(np.float64), (seen.y + 1) % 5)
+    other = observed(seen.outputs().astype(np.float64), (seen.y + 1) % 5)
     for name, signal in SIGNALS.items():
         assert np.array_equal(signal(seen), signal(other)) == (name == "entropy"), name
 
@@ -112,18 +112,21 @@ def test_entropy_ignores_labels_and_the_others_do_not() -> None:
 @pytest.mark.parametrize("name", SIGNALS)
 def test_views_are_averaged_on_the_scale_of_the_signal(name: str) -> None:
     seen = random(views=3)
-    views = [SIGNALS[name](Observation(seen.ids, seen.y, seen.margins[:, [v]], seen.logits[:, [v]])) for v in range(3)]
+    views = [
+        SIGNALS[name](Observation(seen.ids, seen.y, seen.margins[:, [v]], seen.outputs()[:, [v]])) for v in range(3)
+    ]
     np.testing.assert_allclose(SIGNALS[name](seen), np.mean(views, axis=0), rtol=1e-12)
 
 
 def test_threshold_is_its_signal() -> None:
     seen = random()
-    assert dict(ATTACKS) == {"Threshold": Threshold}
+    assert ATTACKS["Threshold"] is Threshold
     for name, signal in SIGNALS.items():
         scores = Threshold(name).score(seen)
         np.testing.assert_array_equal(scores.values, signal(seen))
         assert scores.attack == ("Threshold" if name == "margin" else f"Threshold(signal={name})")
-    np.testing.assert_array_equal(Threshold().score(seen, [random(1)]).values, Threshold().score(seen).values)
+    known = Known(references=References.unseen([random(1)]), original=random(2))
+    np.testing.assert_array_equal(Threshold().score(seen, known).values, Threshold().score(seen).values)
 
 
 def test_unknown_signal_names_the_nearest() -> None:

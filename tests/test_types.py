@@ -13,13 +13,31 @@ import numpy as np
 import pytest
 import torch
 from conftest import MakeBlobs
+from numpy.typing import NDArray
 from torch import nn
 
 from unlearnkit import types
+from unlearnkit.masks import State
 from unlearnkit.models import Architecture
 from unlearnkit.result import UsageError
 from unlearnkit.train import Recipe
-from unlearnkit.types import Access, Attack, Deletion, Examples, Method, Need, Observation, Scores, Splits, join
+from unlearnkit.types import (
+    Access,
+    Attack,
+    Deletion,
+    Examples,
+    Holds,
+    Known,
+    Method,
+    Need,
+    Observation,
+    Probe,
+    Reading,
+    References,
+    Scores,
+    Splits,
+    join,
+)
 
 IDS = np.array([f"train/{row}" for row in range(20)])
 LABELS = np.arange(20) % 4
@@ -311,8 +329,8 @@ class Guess(Attack):
     bins: int = 5
     signal: str = "margin"
 
-    def score(self, target: Observation, references: Any = ()) -> Scores:
-        return Scores(np.zeros(len(target)), self.name)
+    def run(self, target: Observation, known: Known) -> NDArray[np.float64]:
+        return np.zeros(len(target))
 
 
 def test_an_attack_is_named_with_what_differs_from_its_defaults():
@@ -330,6 +348,134 @@ def test_scores_must_be_finite(bad: float):
     with pytest.raises(UsageError, match="scores: every score"):
         Scores(np.array([bad]))
     assert Scores(np.array([0.0, 1.0])).attack == ""
+
+
+def seen(margins: list[float], views: int = 1) -> Observation:
+    ids = np.array([f"p/{i}" for i in range(len(margins))])
+    return Observation(ids, np.zeros(len(margins), dtype=np.int64), np.repeat(np.array(margins)[:, None], views, 1))
+
+
+def pool(state: list[list[int]], views: int = 1) -> References:
+    mask = np.array(state, dtype=np.uint8)
+    return References(np.arange(mask.size * views, dtype=np.float64).reshape(*mask.shape, views), mask)
+
+
+@dataclass(frozen=True)
+class Against(Attack):
+    """Margin minus the mean of the references that never saw the point."""
+
+    holds: ClassVar[Holds] = Holds.OUT | Holds.IN
+
+    def run(self, target: Observation, known: Known) -> NDArray[np.float64]:
+        assert known.references is not None
+        return target.margins.mean(axis=1) - known.references.margins.mean(axis=(0, 2))
+
+
+@dataclass(frozen=True)
+class Greedy(Attack):
+    holds: ClassVar[Holds] = Holds.POPULATION | Holds.MEMBERS | Holds.ORIGINAL | Holds.LOGITS | Holds.FEATURES
+
+    def run(self, target: Observation, known: Known) -> NDArray[np.float64]:
+        return np.zeros(len(target))
+
+
+def test_points_that_no_reference_covers_are_left_out_named_and_counted():
+    known = Known(references=pool([[0, 0, 1, 1], [1, 0, 1, 0]]))
+    scores = Against().score(seen([1.0, 2.0, 3.0, 5.0]), known)
+    assert scores.rows is not None
+    assert scores.rows.tolist() == [0, 3]
+    np.testing.assert_allclose(scores.values, [1.0 - 2.0, 5.0 - 5.0])
+    assert [(flag.name, flag.sentence) for flag in scores.flags] == [
+        (
+            "points without references",
+            "Against: 1 of 4 points are left out, the first is 'p/2': no reference is among reference models that "
+            "never saw the points for them.",
+        ),
+        (
+            "points without references",
+            "Against: 1 of 4 points are left out, the first is 'p/1': no reference is among reference models that "
+            "were trained on the points for them.",
+        ),
+    ]
+    with pytest.raises(UsageError, match="Against: no point has reference models that never saw the points and"):
+        Against().score(seen([1.0]), Known(references=pool([[State.IN]])))
+
+
+@pytest.mark.usefixtures("as_users_run")
+def test_an_attack_says_what_the_attacker_must_hold():
+    for known in (None, Known(), Known(references=pool([[0, 1]]).take(np.array([True, True])))):
+        with pytest.raises(UsageError, match="Greedy: needs a population: the target's answers on further points"):
+            Greedy().score(seen([0.0, 1.0]), known)
+    with pytest.raises(UsageError, match="Greedy: needs members: the target's answers"):
+        Greedy().score(seen([0.0]), Known(population=seen([1.0])))
+    with pytest.raises(UsageError, match="Greedy: needs the original: what the model before the deletion says"):
+        Greedy().score(seen([0.0]), Known(population=seen([1.0]), members=seen([1.0])))
+    with pytest.raises(UsageError, match="Greedy: needs the target's logits; observe with logits"):
+        Greedy().score(seen([0.0]), Known(population=seen([1.0]), members=seen([1.0]), original=seen([2.0])))
+    with pytest.raises(UsageError, match="Against: needs reference models that never saw the points and reference"):
+        Against().score(seen([0.0]))
+    with pytest.raises(UsageError, match=r"Against: the references must be seen .*, \[2, 1\], got \[3, 1\]"):
+        Against().score(seen([0.0, 1.0]), Known(references=pool([[0, 1, 0], [1, 0, 1]])))
+    with pytest.raises(UsageError, match=r"Guess: the original must be seen .*, \[1, 1\], got \[1, 2\]"):
+        Guess().score(seen([0.0]), Known(original=seen([0.0], views=2)))
+    with pytest.raises(UsageError, match="Guess: there is no point to score"):
+        Guess().score(seen([]))
+    with pytest.raises(UsageError, match="Guess: the target's margins must be finite, got 1 that are not"):
+        Guess().score(seen([0.0, np.nan]))
+    with pytest.raises(UsageError, match="logits are needed here, but only margins were kept"):
+        seen([0.0]).outputs()
+
+
+def test_constant_scores_are_flagged():
+    scores = Guess().score(seen([0.0, 1.0]))
+    assert [flag.sentence for flag in scores.flags] == ["Guess: every point has the same score; it tells nobody apart."]
+    assert (scores.rows, Guess().score(seen([0.0])).flags) == (None, ())
+
+
+@pytest.mark.usefixtures("as_users_run")
+def test_references_refuse_masks_that_do_not_match():
+    with pytest.raises(UsageError, match=r"one entry per model and point, got \[1, 2\] for margins \[1, 3, 1\]"):
+        References(np.zeros((1, 3, 1)), np.zeros((1, 2), dtype=np.uint8))
+    with pytest.raises(UsageError, match=r"0 \(out\), 1 \(in\) or 2 \(forgotten\), got 3"):
+        References(np.zeros((1, 1, 1)), np.full((1, 1), 3, dtype=np.uint8))
+    with pytest.raises(UsageError, match="references: every margin must be finite, got 1 that are not"):
+        References(np.full((1, 1, 1), np.inf), np.zeros((1, 1), dtype=np.uint8))
+
+
+def test_references_are_taken_by_point_and_left_out_by_model():
+    whole = pool([[0, 1, 2], [1, 2, 0]], views=2)
+    assert whole.take(np.array([2, 0])).state.tolist() == [[2, 0], [0, 1]]
+    assert whole.without(0).margins.tolist() == whole.margins[1:].tolist()
+    assert (len(whole), whole.without(1).state.tolist()) == (2, [[0, 1, 2]])
+    assert References.unseen([seen([1.0, 2.0]), seen([3.0, 4.0])]).state.tolist() == [[0, 0], [0, 0]]
+
+
+@dataclass(frozen=True)
+class Doubled(Probe):
+    """Doubles every weight of the model it is given, and reads their sum."""
+
+    class_wise: ClassVar[bool] = True
+
+    def run(self, model: nn.Module, splits: Splits, rng: torch.Generator) -> Reading:
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight.mul_(2)
+        return Reading(float(torch.rand((), generator=rng)), np.array([1.0]), np.array([float(model.training)]))
+
+
+def test_a_probe_works_on_a_copy_in_eval_mode_from_its_seed(blobs: MakeBlobs):
+    model = nn.Linear(3, 2)
+    before = model.weight.detach().clone()
+    whole = replace(splits(blobs), forget_class=1)
+    first, again, other = (Doubled().read(model.train(), whole, seed=seed) for seed in (1, 1, 2))
+    assert model.training
+    assert torch.equal(before, model.weight)
+    assert (first.value, first.curve.tolist()) == (again.value, [0.0])
+    assert first.value != other.value
+    with pytest.raises(UsageError, match="Doubled: asks about a forgotten class; this deletion names single examples"):
+        Doubled().read(model, splits(blobs))
+    with pytest.raises(UsageError, match="a probe must read finite numbers"):
+        Reading(float("nan"), np.zeros(1), np.zeros(1))
 
 
 def test_the_words_are_frozen(blobs: MakeBlobs):

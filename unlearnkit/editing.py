@@ -303,7 +303,7 @@ def class_accuracy(model: nn.Module, references: Examples, examples: Examples, *
     assert known.features is not None
     assert seen.features is not None
     nearest = nearest_mean(known.features, known.y, seen.features)
-    head = seen.logits[:, 0].argmax(1)
+    head = seen.outputs()[:, 0].argmax(1)
     return ClassAccuracy(float((head == label).mean()), float((nearest == label).mean()))
 
 

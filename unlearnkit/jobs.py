@@ -382,7 +382,7 @@ class _Work:
         seen = [observe(model, examples, flips=job.flips, device=self.device) for model in models]
         arrays = {"margins": np.stack([one.margins.astype(np.float32) for one in seen])}
         if job.logits:
-            arrays["logits"] = np.stack([one.logits for one in seen])
+            arrays["logits"] = np.stack([one.outputs() for one in seen])
         return arrays
 
     def _write(self, job: Job, data: bytes, seconds: float) -> None:

@@ -1,7 +1,8 @@
-"""The words everyone speaks: Examples, Splits, Deletion, Access, Method, Unlearned, Observation, Attack, Scores."""
+"""The words everyone speaks: Examples, Splits, Deletion, Method, Unlearned, Observation, Attack, Scores, Probe."""
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import enum
 import hashlib
@@ -11,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, final
 
 import numpy as np
 import torch
@@ -19,7 +20,8 @@ from jaxtyping import Float, Int, Shaped, UInt8
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from unlearnkit.result import UsageError
+from unlearnkit.masks import State
+from unlearnkit.result import Flag, UsageError
 
 if TYPE_CHECKING:
     from unlearnkit.train import Recipe
@@ -29,9 +31,14 @@ __all__ = [
     "Attack",
     "Deletion",
     "Examples",
+    "Holds",
+    "Known",
     "Method",
     "Need",
     "Observation",
+    "Probe",
+    "Reading",
+    "References",
     "Scores",
     "Splits",
     "Unlearned",
@@ -339,25 +346,131 @@ class Observation:
     """What one model says about named points: computed once, shared by every attack.
 
     margins: φ = z_y − logsumexp of the other logits, float64 [point, view] (audits.md A1); > 0 means correct.
-    logits: float32 [point, view, class]; features: float32 [point, d] of the first view, on request.
+    logits: float32 [point, view, class], None where only margins were kept (the pools of a fleet).
+    features: float32 [point, d] of the first view, on request.
     """
 
     ids: Shaped[np.ndarray, " n"]  # strings
     y: NDArray[np.int64]
     margins: Float[np.ndarray, "n v"]
-    logits: Float[np.ndarray, "n v c"]
+    logits: Float[np.ndarray, "n v c"] | None = None
     features: Float[np.ndarray, "n d"] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
 
+    def outputs(self) -> Float[np.ndarray, "n v c"]:
+        """The logits; refuses an observation that kept margins only."""
+        if self.logits is None:
+            raise UsageError("observation: logits are needed here, but only margins were kept; observe with logits")
+        return self.logits
+
+    def take(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> Observation:
+        """The named points (indices or a mask)."""
+        return Observation(
+            self.ids[rows],
+            self.y[rows],
+            self.margins[rows],
+            None if self.logits is None else self.logits[rows],
+            None if self.features is None else self.features[rows],
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class References:
+    """What other models of the same recipe say about the same points, and what each point was to each of them.
+
+    margins: float32 or float64 [model, point, view]. state: `masks.State` [model, point] – OUT: the model never saw the
+    point; IN: it was trained on it; FORGOTTEN: trained on it, then unlearned.
+    """
+
+    margins: Float[np.ndarray, "m n v"]
+    state: UInt8[np.ndarray, "m n"]
+
+    def __post_init__(self) -> None:
+        if self.state.shape != self.margins.shape[:2]:
+            raise UsageError(
+                "references: the mask must have one entry per model and point, got "
+                f"{list(self.state.shape)} for margins {list(self.margins.shape)}"
+            )
+        if self.state.size and self.state.max() > max(State):
+            raise UsageError(f"references: the mask holds 0 (out), 1 (in) or 2 (forgotten), got {self.state.max()}")
+        bad = int(np.count_nonzero(~np.isfinite(self.margins)))
+        if bad:
+            raise UsageError(f"references: every margin must be finite, got {bad} that are not")
+
+    def __len__(self) -> int:
+        return len(self.margins)
+
+    def take(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> References:
+        """All models on the named points (indices or a mask)."""
+        return References(self.margins[:, rows], self.state[:, rows])
+
+    def without(self, model: int) -> References:
+        """All models but one: what is left when that one plays the target."""
+        rest = np.arange(len(self)) != model
+        return References(self.margins[rest], self.state[rest])
+
+    @staticmethod
+    def unseen(observations: Sequence[Observation]) -> References:
+        """Models that were trained on none of the points: oracles, or shadows on a population."""
+        margins = np.stack([one.margins for one in observations])
+        return References(margins, np.full(margins.shape[:2], State.OUT, dtype=np.uint8))
+
+
+class Holds(enum.Flag):
+    """What an attacker must hold besides the target's margins on the points in question. Each attack declares it."""
+
+    OUT = enum.auto()  # for every point, reference models that never saw it
+    IN = enum.auto()  # for every point, reference models trained on it
+    FORGOTTEN = enum.auto()  # for every point, reference models that were trained on it and unlearned it
+    POPULATION = enum.auto()  # the target on further points that no model was trained on
+    POPULATION_REFERENCES = enum.auto()  # the reference models on those points
+    MEMBERS = enum.auto()  # the target on further points that it was trained on and kept
+    ORIGINAL = enum.auto()  # the model before the deletion, on the same points
+    LOGITS = enum.auto()  # whole outputs, not margins only
+    FEATURES = enum.auto()
+
+    def names(self) -> tuple[str, ...]:
+        """Lower-case names, in the order of declaration."""
+        return tuple(one.name.lower() for one in Holds if one in self and one.name)
+
+
+@dataclass(frozen=True, eq=False)
+class Known:
+    """What an attacker holds besides the target's answers. Attacks get it whole and declare in `holds` what they use.
+
+    population and members are the *target's* answers on points with known state; population_references are the
+    reference models on the population, in the order of `references`; original is the model before the deletion.
+    """
+
+    references: References | None = None
+    population: Observation | None = None
+    population_references: References | None = None
+    members: Observation | None = None
+    original: Observation | None = None
+
+    def take(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> Known:
+        """The same, on some of the points in question."""
+        return dataclasses.replace(
+            self,
+            references=None if self.references is None else self.references.take(rows),
+            original=None if self.original is None else self.original.take(rows),
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """One finite score per point, in the order of the observation. HIGHER = MORE LIKE A TRAINED-ON EXAMPLE."""
+    """One finite score per point that can be scored. HIGHER = MORE LIKE A TRAINED-ON EXAMPLE.
 
-    values: Float[np.ndarray, " n"]
+    rows: positions of the scored points among those in question; None: all of them, in order. flags: what a reader must
+    know of these scores (points left out, scores that do not differ).
+    """
+
+    values: Float[np.ndarray, " k"]
     attack: str = field(default="")
+    rows: NDArray[np.int64] | None = None
+    flags: tuple[Flag, ...] = ()
 
     def __post_init__(self) -> None:
         bad = int(np.count_nonzero(~np.isfinite(self.values)))
@@ -369,18 +482,154 @@ class Scores:
 
 @dataclass(frozen=True)
 class Attack(ABC):
-    """A membership attack: observations in, one score per point out. It never learns who is a member."""
+    """A membership attack: one score per point. It never learns who is a member among the points in question.
 
-    min_references: ClassVar[int] = 0
+    Authors write `run`; users call `score`, which checks what the attacker holds, sets aside points that no reference
+    covers, and flags scores that say nothing.
+    """
+
+    holds: ClassVar[Holds] = Holds(0)
+    weight: ClassVar[bool] = True  # False: kept for comparison with published numbers, and never part of a verdict
 
     @abstractmethod
-    def score(self, target: Observation, references: Sequence[Observation] = ()) -> Scores:
-        """Score every point of `target`; `references` are other models on the same points."""
+    def run(self, target: Observation, known: Known) -> NDArray[np.float64]:
+        """One finite score per point of `target`, higher = more like trained on. Every point is covered by `holds`."""
+
+    @final
+    def score(self, target: Observation, known: Known | None = None) -> Scores:
+        """Score the points of `target`. Points that lack a reference of a needed state are left out, and flagged."""
+        known = known or Known()
+        self._check(target, known)
+        rows, flags = self._covered(target, known)
+        if rows is not None:
+            target, known = target.take(rows), known.take(rows)
+        values = np.asarray(self.run(target, known), dtype=np.float64)
+        if values.size > 1 and np.ptp(values) == 0:
+            flags += (Flag("constant scores", f"{self.name}: every point has the same score; it tells nobody apart."),)
+        return Scores(values, self.name, rows, flags)
+
+    def _check(self, target: Observation, known: Known) -> None:
+        if not len(target):
+            raise UsageError(f"{self.name}: there is no point to score")
+        bad = int(np.count_nonzero(~np.isfinite(target.margins)))
+        if bad:
+            raise UsageError(f"{self.name}: the target's margins must be finite, got {bad} that are not")
+        for held in self.holds & ~_OF_REFERENCES:
+            part = {
+                Holds.POPULATION: known.population,
+                Holds.POPULATION_REFERENCES: known.population_references,
+                Holds.MEMBERS: known.members,
+                Holds.ORIGINAL: known.original,
+                Holds.LOGITS: target.logits,
+                Holds.FEATURES: target.features,
+            }[held]
+            if part is None or not len(part):
+                raise UsageError(f"{self.name}: needs {_IN_WORDS[held]}")
+        if self.holds & _OF_REFERENCES and (known.references is None or not len(known.references)):
+            states = " and ".join(_IN_WORDS[held] for held in self.holds & _OF_REFERENCES)
+            raise UsageError(f"{self.name}: needs {states}; hand them over as known.references")
+        for name, other in (("references", known.references), ("original", known.original)):
+            if other is not None:
+                shape = other.margins.shape[-2:]
+                if shape != target.margins.shape:
+                    raise UsageError(
+                        f"{self.name}: the {name} must be seen on the target's points and views, "
+                        f"{list(target.margins.shape)}, got {list(shape)}"
+                    )
+
+    def _covered(self, target: Observation, known: Known) -> tuple[NDArray[np.int64] | None, tuple[Flag, ...]]:
+        """Rows of the points that have a reference of every needed state (None: all), and flags that name the rest."""
+        needed = [(state, held) for held, state in _STATES.items() if held in self.holds]
+        if not needed or known.references is None:
+            return None, ()
+        covered = np.ones(len(target), dtype=bool)
+        flags = []
+        for state, held in needed:
+            lacking = ~(known.references.state == state).any(axis=0)
+            if lacking.any():
+                first = str(target.ids[np.flatnonzero(lacking)[0]])
+                flags.append(
+                    Flag(
+                        "points without references",
+                        f"{self.name}: {np.count_nonzero(lacking)} of {len(target)} points are left out, the first is "
+                        f"{first!r}: no reference is among {_IN_WORDS[held]} for them.",
+                    )
+                )
+            covered &= ~lacking
+        if not covered.any():
+            raise UsageError(f"{self.name}: no point has {' and '.join(_IN_WORDS[held] for _, held in needed)}")
+        return (None if covered.all() else np.flatnonzero(covered)), tuple(flags)
 
     @property
     def name(self) -> str:
         """Class name and the fields that differ from their defaults, as a report prints it."""
-        changed = [
-            f"{f.name}={getattr(self, f.name)}" for f in dataclasses.fields(self) if getattr(self, f.name) != f.default
-        ]
-        return type(self).__name__ + (f"({', '.join(changed)})" if changed else "")
+        return _with_changes(self)
+
+
+def _with_changes(instance: Attack | Probe) -> str:
+    changed = [
+        f"{f.name}={getattr(instance, f.name)}"
+        for f in dataclasses.fields(instance)
+        if getattr(instance, f.name) != f.default
+    ]
+    return type(instance).__name__ + (f"({', '.join(changed)})" if changed else "")
+
+
+_STATES = {Holds.OUT: State.OUT, Holds.IN: State.IN, Holds.FORGOTTEN: State.FORGOTTEN}
+_OF_REFERENCES = Holds.OUT | Holds.IN | Holds.FORGOTTEN
+_IN_WORDS = {
+    Holds.OUT: "reference models that never saw the points",
+    Holds.IN: "reference models that were trained on the points",
+    Holds.FORGOTTEN: "reference models that were trained on the points and unlearned them",
+    Holds.POPULATION: "a population: the target's answers on further points that no model was trained on",
+    Holds.POPULATION_REFERENCES: "the reference models' answers on the population (known.population_references)",
+    Holds.MEMBERS: "members: the target's answers on further points that it was trained on and kept",
+    Holds.ORIGINAL: "the original: what the model before the deletion says about the same points",
+    Holds.LOGITS: "the target's logits; observe with logits",
+    Holds.FEATURES: "the target's features; observe with features=True",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """What a probe reads off one model: one number and the curve it sums up. HIGHER = MORE IS LEFT OF THE FORGET SET.
+
+    at: what the curve runs over (steps of relearning, bits, share of weights removed …), in the probe's `unit`.
+    """
+
+    value: float
+    at: Float[np.ndarray, " k"]
+    curve: Float[np.ndarray, " k"]
+
+    def __post_init__(self) -> None:
+        if not (np.isfinite(self.value) and np.isfinite(self.at).all() and np.isfinite(self.curve).all()):
+            raise UsageError("reading: a probe must read finite numbers off a model")
+
+
+@dataclass(frozen=True)
+class Probe(ABC):
+    """A question to an open model that is answered by editing it or looking inside: what comes back, how fast?
+
+    A reading means nothing by itself: retrained models relearn, too. Audits rank it among readings of oracles, made
+    with the same seed. Authors write `run`; users call `read`.
+    """
+
+    unit: ClassVar[str] = ""  # of Reading.at
+    class_wise: ClassVar[bool] = False  # asks about a whole forgotten class
+
+    @abstractmethod
+    def run(self, model: nn.Module, splits: Splits, rng: torch.Generator) -> Reading:
+        """Ask `model`, a private copy in eval mode that may be edited; draw every random number from `rng`."""
+
+    @final
+    def read(self, model: nn.Module, splits: Splits, *, seed: int = 0) -> Reading:
+        """Ask a copy of the model; the model stays as it was, bit for bit."""
+        if self.class_wise and splits.forget_class is None:
+            raise UsageError(f"{self.name}: asks about a forgotten class; this deletion names single examples")
+        asked = copy.deepcopy(model).eval()
+        return self.run(asked, splits, torch.Generator().manual_seed(seed))
+
+    @property
+    def name(self) -> str:
+        """Class name and the fields that differ from their defaults, as a report prints it."""
+        return _with_changes(self)
