@@ -154,18 +154,15 @@ def single_examples(evidence: Evidence, plan: Plan) -> Individuals | None:
         significance=plan.significance,
         confidence=plan.confidence,
     )
-    adjusted = dict(zip(evidence.ids, found.normal.holm.tolist(), strict=True))
     return Individuals(
         limit=LIMIT,
         above=found.above,
         floor=float(found.floor.max()),
         p=found.p_above,
-        flagged=sum(p <= plan.significance for p in adjusted.values()),
-        worst=tuple(
-            Individual(one.id, one.z, one.direction, one.p_rank, float(adjusted[one.id])) for one in found.worst
-        ),
-        assumes=found.normal.assumes,
-        resolution=found.resolution.sentence,
+        flagged=len(found.flagged),
+        worst=tuple(Individual(one.id, one.z, one.direction, one.p_rank, one.p_adjusted) for one in found.worst),
+        assumes="exact, whatever the law of the margins",
+        resolution=found.resolution,
     )
 
 

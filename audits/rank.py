@@ -98,7 +98,7 @@ def oracle_rank(
     moved[0] = np.where(np.abs(shift) <= tolerances, mean, rows[0] - np.copysign(tolerances, shift))
     tolerated = _rank_p(moved)[1]
     upper, lower = _thresholds(rows[1:] - mean)
-    k = _allowed(oracles, 1.0 - confidence)
+    k = allowed_rank(oracles, 1.0 - confidence)
     if k:
         upper, lower = (np.sort(limits, axis=0)[oracles - k] for limits in (upper, lower))
     factor = mde_factor(oracles, significance=1.0 - confidence, power=power)
@@ -156,7 +156,7 @@ def power_at(shift: float, *, oracles: int, significance: float = 0.05) -> float
         raise UsageError(f"shift must be finite, in standard deviations between oracles, got {shift}; pass a number")
     _check_oracles(oracles)
     check_share("significance", significance)
-    k = _allowed(oracles, significance)
+    k = allowed_rank(oracles, significance)
     return _power(shift, oracles, k) if k else 0.0
 
 
@@ -170,7 +170,7 @@ def mde_factor(oracles: int, *, significance: float = 0.05, power: float = 0.8) 
     _check_oracles(oracles)
     check_share("significance", significance)
     check_share("power", power)
-    k = _allowed(oracles, significance)
+    k = allowed_rank(oracles, significance)
     if k == 0:
         return None
     if _power(0.0, oracles, k) >= power:
@@ -193,7 +193,7 @@ def planted_mde(models: NDArray[np.float64], *, confidence: float = 0.95, power:
     check_share("power", power)
     values = _check_values("models", np.asarray(models, dtype=np.float64)[:, None])[:, 0]
     n = values.size - 1
-    k = _allowed(n, 1.0 - confidence)
+    k = allowed_rank(n, 1.0 - confidence)
     if k == 0:
         return None
     needed = np.empty((2, values.size))
@@ -224,7 +224,7 @@ def _check_oracles(oracles: int) -> None:
         raise UsageError(f"oracles must be at least 2, got {oracles}; retrain more, 19 are needed to reject at 0.05")
 
 
-def _allowed(oracles: int, significance: float) -> int:
+def allowed_rank(oracles: int, significance: float) -> int:
     """Largest rank that rejects, floor(alpha (n + 1)); the slack undoes 1 - 0.9 < 0.1 in floating point."""
     return math.floor(significance * (oracles + 1) + 1e-9)
 
