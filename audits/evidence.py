@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load, save
+from scipy.special import expit
 
 from unlearnkit.result import Flag, UsageError
 
@@ -101,6 +102,11 @@ class Evidence:
         """Mean and variance (n - 1 in the denominator) of each point's margin over the oracles, [point]."""
         oracles = self.margins["oracles"]
         return oracles.mean(axis=0), oracles.var(axis=0, ddof=1)
+
+    @cached_property
+    def missed(self) -> FloatArray:
+        """Mean over the oracles of one minus the probability of the true class, [point]."""
+        return np.asarray(expit(-self.margins["oracles"]).mean(axis=0))
 
     def part(self, points: NDArray[np.int64], oracles: NDArray[np.int64] | None = None) -> Evidence:
         """Margins and scores of some points, and of some oracles, in the order given; nothing else that has points."""

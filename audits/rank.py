@@ -15,12 +15,13 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize, stats
+from scipy import optimize, special, stats
 
 from unlearnkit.audits.roc import check_share
 from unlearnkit.result import Interval, UsageError
 
 Z_CAP = 1000.0  # standard deviations; a finite stand-in for "differs from others that do not differ at all"
+RMIA_A = 0.3  # how far the probability with training is taken to follow the one without
 _DRAWS = 20_000
 _DRAW_SEED = 8_1  # a fixed stream: the power is a number to be integrated, not an experiment
 
@@ -130,6 +131,25 @@ def margin_z(margins: NDArray[np.float64]) -> NDArray[np.float64]:
     Raises `UsageError` unless margins are 2-D and finite with at least 3 models and 1 point.
     """
     return np.clip(_leave_one_out_z(_check_values("margins", margins)), -Z_CAP, Z_CAP)
+
+
+def log_ratio(margins: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Leave-one-out log-ratio of RMIA [models, points]: log p(x) of each model over what the other models give.
+
+    log p_j − log(((1 + a) mean_{-j} p + 1 − a) / 2), p = 1 / (1 + e^−φ), a = 0.3 (Zarifzadeh et al. 2024, offline, the
+    value of its CIFAR-10 runs; audits.md 2.6). For one view its ROC is RMIA's. Every model is a reference of every
+    other one, so that a statistic of it per model is exchangeable, and the references cost no training of their own.
+    The order of models changes no bit. Raises `UsageError` unless margins are 2-D and finite with at least 3 models.
+    """
+    values = _check_values("margins", margins)
+    miss = special.expit(-values)
+    others = (np.sort(miss, axis=0).sum(axis=0) - miss) / (len(values) - 1)
+    return against_references(values, np.maximum(others, 0.0))
+
+
+def against_references(margins: NDArray[np.float64], miss: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`log_ratio` of margins [..., point] where the references' mean of 1 − p is known, [..., point]."""
+    return np.asarray(-np.logaddexp(0.0, -margins) - np.log1p(-(1.0 + RMIA_A) / 2.0 * miss))
 
 
 def oracles_needed(*, significance: float = 0.05, families: int = 1) -> int:

@@ -71,7 +71,5 @@ def _weights(model: nn.Module, *, what: str) -> list[tuple[Tensor, int]]:
         elif isinstance(module, (nn.Linear, _CONVOLUTIONS)):
             found[id(module.weight)] = module.weight, int(isinstance(module, _TRANSPOSED))
     if not found:
-        raise UsageError(
-            f"{what}: {type(model).__name__} has no convolution or linear layer to change"
-        )
+        raise UsageError(f"{what}: {type(model).__name__} has no convolution or linear layer to change")
     return list(found.values())
