@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from numpy.typing import NDArray
 from scipy.special import betainc, betaln, gammaln, log_ndtr
 
@@ -158,14 +158,14 @@ class Gaussian(Attack):
         references: References,
         targets: Float[np.ndarray, "m n v"],
         together: Int[np.ndarray, " m"],
-        ids: NDArray[np.str_],
+        ids: Shaped[np.ndarray, " n"],
     ) -> tuple[Scores, ...]:
         """Every model plays the target once, from sums: what leaves is subtracted (see `leave_one_out.py`)."""
         models, points, views = references.margins.shape
         states = self.states()
         leaves = (together[:, None] == together[None, :]).astype(np.float64)  # [target, model that leaves with it]
         alone = bool((leaves.sum(axis=1) == 1).all())
-        counts = {state: np.empty((models, points), dtype=np.int64) for state in states}
+        counts = {state: np.empty((models, points), dtype=np.int32) for state in states}
         sums: dict[State, Totals] = {}
         for part in blocks(points, models * views):
             found = self._without(references, part, None if alone else leaves)
