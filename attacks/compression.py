@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 from torch import nn
@@ -30,13 +30,9 @@ class Measure(enum.Enum):
 
 
 def came_back(
-    model: nn.Module,
-    forget: Examples,
-    levels: Sequence[float],
-    compressed: Callable[[float], nn.Module],
-    measure: Measure,
+    model: nn.Module, forget: Examples, compressed: Iterable[tuple[float, nn.Module]], measure: Measure
 ) -> Reading:
     """The measure after compression minus before, at each level; the reading is the mean over the levels."""
     before = measure.of(model, forget)
-    curve = np.array([measure.of(compressed(level), forget) - before for level in levels])
-    return Reading(float(curve.mean()), np.array(levels, dtype=float), curve)
+    at, curve = np.array([(level, measure.of(smaller, forget) - before) for level, smaller in compressed]).T
+    return Reading(float(curve.mean()), at, curve)

@@ -27,7 +27,7 @@ from scipy.linalg import solve_triangular
 from scipy.special import log_softmax
 from torch import nn
 
-from unlearnkit.attacks.heads import auc, draw_per_class, features, folds_auc, matched
+from unlearnkit.attacks.heads import auc, draw_per_class, features, folds_auc, forgotten_class, matched
 from unlearnkit.attacks.linear_probe import Folds
 from unlearnkit.methods.hyperparameters import Count, Positive, PositiveShare, check
 from unlearnkit.methods.steps import device_of_model
@@ -92,8 +92,7 @@ class ClassCollapse(Probe):
 
     def run(self, model: nn.Module, splits: Splits, rng: torch.Generator) -> Reading:
         known = _some(splits.retain, self.per_class, rng)
-        label = splits.forget_class
-        assert label is not None  # checked by read()
+        label = forgotten_class(splits)
         inside, forgotten = (features(model, part, what=self.name) for part in (known, splits.forget))
         y = np.concatenate([known.labels().numpy(), np.full(len(forgotten), label)])
         classes, shares = collapse(np.concatenate([inside, forgotten]), y)
@@ -164,7 +163,7 @@ def mahalanobis(
         covariance, scale = np.eye(d), 1.0
     root = np.linalg.cholesky((1 - shrinkage) * covariance + shrinkage * scale * np.eye(d))
     white, centers = (solve_triangular(root, part.T, lower=True).T for part in (points, means))
-    return np.stack([((white - center) ** 2).sum(1) for center in centers]).min(0)
+    return np.asarray(np.stack([((white - center) ** 2).sum(1) for center in centers]).min(0))
 
 
 def collapse(points: Float[np.ndarray, "n d"], y: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -189,7 +188,7 @@ def _novel(forgotten: Float[np.ndarray, " n"], familiar: Float[np.ndarray, " m"]
 def _retained_logits(model: nn.Module, examples: Examples, splits: Splits) -> Float[np.ndarray, "n k"]:
     """Logits of all classes but the forgotten one, float64."""
     logits = observe(model, examples, device=str(device_of_model(model))).outputs()[:, 0].astype(np.float64)
-    return np.delete(logits, splits.forget_class, axis=1)
+    return np.delete(logits, forgotten_class(splits), axis=1)
 
 
 def _some(examples: Examples, per_class: int, rng: torch.Generator) -> Examples:

@@ -16,7 +16,17 @@ from unlearnkit.result import UsageError
 from unlearnkit.train import deterministic
 from unlearnkit.types import Examples, Splits
 
-__all__ = ["auc", "draw", "draw_per_class", "features", "folds_auc", "matched", "ridge_scores", "shown_and_held"]
+__all__ = [
+    "auc",
+    "draw",
+    "draw_per_class",
+    "features",
+    "folds_auc",
+    "forgotten_class",
+    "matched",
+    "ridge_scores",
+    "shown_and_held",
+]
 
 _CPU = torch.device("cpu")
 
@@ -24,6 +34,12 @@ _CPU = torch.device("cpu")
 def features(model: nn.Module, examples: Examples, *, what: str) -> Float[np.ndarray, "n d"]:
     """Penultimate features, float64, before any steering; refuses a model without a head, `what` being who asks."""
     return editing.features(editing.require_seam(model, what=what), examples).double().numpy()
+
+
+def forgotten_class(splits: Splits) -> int:
+    """The class that is to be forgotten, for probes that are `class_wise`: `read` refuses other deletions."""
+    assert splits.forget_class is not None
+    return splits.forget_class
 
 
 def draw(n: int, count: int, rng: torch.Generator) -> NDArray[np.int64]:
@@ -56,7 +72,7 @@ def matched(splits: Splits, rng: torch.Generator, *, what: str, least: int) -> t
     parts = (splits.forget, splits.twins)
     labels = [part.labels().numpy() for part in parts]
     rows: list[list[NDArray[np.int64]]] = [[], []]
-    for label in np.intersect1d(*labels):
+    for label in np.intersect1d(labels[0], labels[1]):
         both = [np.flatnonzero(y == label) for y in labels]
         count = min(len(one) for one in both)
         for kept, one in zip(rows, both, strict=True):

@@ -20,7 +20,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from unlearnkit.attacks.heads import draw_per_class, features, shown_and_held
+from unlearnkit.attacks.heads import draw_per_class, features, forgotten_class, shown_and_held
 from unlearnkit.editing import require_seam
 from unlearnkit.methods.hyperparameters import Count, PositiveShare, check
 from unlearnkit.result import UsageError
@@ -47,8 +47,7 @@ class Prototype(Probe):
         head = require_seam(model, what=self.name).head
         if not isinstance(head, nn.Linear):
             raise UsageError(f"{self.name}: needs a linear head to mix class means into, got {type(head).__name__}")
-        label = splits.forget_class
-        assert label is not None  # checked by read()
+        label = forgotten_class(splits)
         old = head.weight.detach().double().cpu().numpy()
         bias = np.zeros(len(old)) if head.bias is None else head.bias.detach().double().cpu().numpy()
         length = np.linalg.norm(old, axis=1).mean()

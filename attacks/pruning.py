@@ -35,4 +35,5 @@ class Pruning(Probe):
 
     def run(self, model: nn.Module, splits: Splits, rng: torch.Generator) -> Reading:
         del rng
-        return came_back(model, splits.forget, self.shares, lambda level: pruned(model, share=level), self.measure)
+        smaller = ((share, pruned(model, share=share)) for share in self.shares)
+        return came_back(model, splits.forget, smaller, self.measure)

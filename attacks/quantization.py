@@ -35,4 +35,5 @@ class Quantization(Probe):
 
     def run(self, model: nn.Module, splits: Splits, rng: torch.Generator) -> Reading:
         del rng
-        return came_back(model, splits.forget, self.bits, lambda level: quantized(model, bits=int(level)), self.measure)
+        rounded = ((float(bits), quantized(model, bits=bits)) for bits in self.bits)
+        return came_back(model, splits.forget, rounded, self.measure)

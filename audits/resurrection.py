@@ -61,8 +61,8 @@ def resurrection(
         raise UsageError(f"oracles must be a 2-D array, one row per oracle, one column per probe, got {oracles.shape}")
     if len(oracles) < LEAST_ORACLES:
         raise UsageError(
-            f"resurrection: a reading is judged by its rank among at least {LEAST_ORACLES} oracles, got {len(oracles)}; "
-            "retrain more"
+            f"resurrection: a reading is judged by its rank among at least {LEAST_ORACLES} oracles, got "
+            f"{len(oracles)}; retrain more"
         )
     for name, part in (("audited", audited), ("original", original)):
         if part.shape != oracles.shape[1:]:
