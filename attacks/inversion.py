@@ -76,7 +76,7 @@ class Inversion(Probe):
         looks = np.unique(np.linspace(0, self.steps, _LOOKS + 1).round().astype(np.int64))
         if not update.any():  # nothing was released that could tell
             return Reading(0.0, looks.astype(float), np.zeros(len(looks)))
-        with deterministic(device):
+        with deterministic(device), torch.autocast(device.type, enabled=False):  # bf16 would blur the gradients
             tries = [self._recover(net, update, x, y, looks, rng) for _ in range(self.restarts)]
         curve = min(tries, key=lambda one: one[0])[1]
         return Reading(float(curve[-1]), looks.astype(float), curve)

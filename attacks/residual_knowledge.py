@@ -11,6 +11,7 @@ another, too; here each model has its share, and the audit ranks it among those 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -22,7 +23,8 @@ from torch import Tensor, nn
 
 from unlearnkit.methods.distill import away_from, check_pixels, frozen, pixels, within_box
 from unlearnkit.methods.hyperparameters import Count, PositiveShare, check
-from unlearnkit.methods.steps import inputs
+from unlearnkit.methods.steps import device_of_model, inputs
+from unlearnkit.train import deterministic
 from unlearnkit.types import Examples, Probe, Reading, Splits
 
 Radii = Annotated[tuple[PositiveShare, ...], Field(min_length=1)]
@@ -43,11 +45,12 @@ class RandomNeighbors(Probe):
 
     def run(self, model: nn.Module, splits: Splits, rng: torch.Generator) -> Reading:
         net, total = frozen(model), np.zeros(len(self.radii))
-        for x, y, stored, span in _batches(net, splits.forget, self.name):
-            for _ in range(self.copies):
-                noise = 2 * torch.rand(x.shape, generator=rng, dtype=x.dtype).to(x.device) - 1
-                for i, radius in enumerate(self.radii):
-                    total[i] += int(_recognized(net, within_box(x + radius * span * noise, stored), y).sum())
+        with _exactly(net):
+            for x, y, stored, span in _batches(net, splits.forget, self.name):
+                for _ in range(self.copies):
+                    noise = 2 * torch.rand(x.shape, generator=rng, dtype=x.dtype).to(x.device) - 1
+                    for i, radius in enumerate(self.radii):
+                        total[i] += int(_recognized(net, within_box(x + radius * span * noise, stored), y).sum())
         return _shares(self.radii, total / self.copies, splits.forget)
 
 
@@ -66,12 +69,13 @@ class SearchedNeighbors(Probe):
     def run(self, model: nn.Module, splits: Splits, rng: torch.Generator) -> Reading:
         del rng
         net, total = frozen(model), np.zeros(len(self.radii))
-        for x, y, stored, span in _batches(net, splits.forget, self.name):
-            for i, radius in enumerate(self.radii):
-                found = _recognized(net, x, y)
-                for near in approach(net, x, y, stored, radius=radius * span, steps=self.steps):
-                    found |= _recognized(net, near, y)
-                total[i] += int(found.sum())
+        with _exactly(net):
+            for x, y, stored, span in _batches(net, splits.forget, self.name):
+                for i, radius in enumerate(self.radii):
+                    found = _recognized(net, x, y)
+                    for near in approach(net, x, y, stored, radius=radius * span, steps=self.steps):
+                        found |= _recognized(net, near, y)
+                    total[i] += int(found.sum())
         return _shares(self.radii, total, splits.forget)
 
 
@@ -87,6 +91,14 @@ def approach(
         near = near - radius / 4 * away_from(model, near, y).sign()
         near = within_box(x + (near - x).clamp(-radius, radius), stored)
         yield near
+
+
+@contextmanager
+def _exactly(net: nn.Module) -> Iterator[None]:
+    """The same answers every time, in full precision: steps of a sign turn on the last bit of a gradient."""
+    device = device_of_model(net)
+    with deterministic(device), torch.autocast(device.type, enabled=False):
+        yield
 
 
 def _batches(
