@@ -4,9 +4,23 @@ from __future__ import annotations
 
 from unlearnkit.attacks.attack_r import AttackR
 from unlearnkit.attacks.base import BASE, BASEOffline
+from unlearnkit.attacks.geometry import (
+    ClassCollapse,
+    ClassSeparability,
+    MahalanobisNovelty,
+    MaxLogitNovelty,
+    NeighborClasses,
+)
 from unlearnkit.attacks.iam import IAM, IAMOffline, completeness
+from unlearnkit.attacks.inversion import Inversion
 from unlearnkit.attacks.leave_one_out import leave_one_out
+from unlearnkit.attacks.linear_probe import LinearProbe, TwinProbe
 from unlearnkit.attacks.lira import LiRA, LiRAOffline, LiRAOfflineDensity
+from unlearnkit.attacks.prototype import Prototype
+from unlearnkit.attacks.pruning import Pruning
+from unlearnkit.attacks.quantization import Quantization
+from unlearnkit.attacks.relearning import FewShotRelearning, RetainRelearning
+from unlearnkit.attacks.residual_knowledge import RandomNeighbors, SearchedNeighbors
 from unlearnkit.attacks.rmia import RMIA, RMIAOffline
 from unlearnkit.attacks.ruli import RULI
 from unlearnkit.attacks.signals import SIGNALS
@@ -32,21 +46,59 @@ ATTACKS = {
     )
 }
 
+# Questions to open models: what comes back, and what is still inside? Inversion also needs the original.
+PROBES = {
+    probe.__name__: probe
+    for probe in (
+        RetainRelearning,
+        FewShotRelearning,
+        LinearProbe,
+        TwinProbe,
+        Prototype,
+        Quantization,
+        Pruning,
+        RandomNeighbors,
+        SearchedNeighbors,
+        Inversion,
+        MahalanobisNovelty,
+        MaxLogitNovelty,
+        ClassCollapse,
+        ClassSeparability,
+        NeighborClasses,
+    )
+}
+
 __all__ = [
     "ATTACKS",
     "BASE",
     "IAM",
+    "PROBES",
     "RMIA",
     "RULI",
     "SIGNALS",
     "AttackR",
     "BASEOffline",
+    "ClassCollapse",
+    "ClassSeparability",
+    "FewShotRelearning",
     "IAMOffline",
+    "Inversion",
     "LiRA",
     "LiRAOffline",
     "LiRAOfflineDensity",
+    "LinearProbe",
+    "MahalanobisNovelty",
+    "MaxLogitNovelty",
+    "NeighborClasses",
+    "Prototype",
+    "Pruning",
+    "Quantization",
     "RMIAOffline",
+    "RandomNeighbors",
+    "RetainRelearning",
+    "SearchedNeighbors",
     "Threshold",
+    "TwinProbe",
     "ULiRA",
     "completeness",
     "leave_one_out",

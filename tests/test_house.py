@@ -47,6 +47,7 @@ STATISTICS = (
     "epsilon.py",
     "multiplicity.py",
     "anchor.py",
+    "resurrection.py",
 )
 PRINTS = ("audits/cli.py",)
 

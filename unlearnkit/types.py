@@ -621,7 +621,7 @@ def _with_changes(instance: Attack | Probe) -> str:
     changed = [
         f"{f.name}={getattr(instance, f.name)}"
         for f in dataclasses.fields(instance)
-        if getattr(instance, f.name) != f.default
+        if f.repr and getattr(instance, f.name) != f.default
     ]
     return type(instance).__name__ + (f"({', '.join(changed)})" if changed else "")
 
