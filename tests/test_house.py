@@ -45,6 +45,7 @@ STATISTICS = (
     "epsilon.py",
     "multiplicity.py",
     "anchor.py",
+    "swap.py",
 )
 PRINTS = ("audits/cli.py",)
 
