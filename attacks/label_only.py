@@ -322,7 +322,8 @@ class BoundaryDistance(LabelOnly):
 
 
 def _norm(x: Float[Tensor, "n ..."]) -> Float[Tensor, " n"]:
-    return x.flatten(1).norm(dim=1)
+    norm: Tensor = x.flatten(1).norm(dim=1)
+    return norm
 
 
 LABEL_ONLY: Mapping[str, type[LabelOnly]] = MappingProxyType(

@@ -125,4 +125,4 @@ def basic_mia(forget: Observation, test: Observation, *, seed: int, splits: int 
 
 def _clipped_loss(seen: Observation) -> Float[np.ndarray, " n"]:
     """Cross-entropy, at most 100 nats."""
-    return np.minimum(-loss(seen), _CLIP)
+    return np.asarray(np.minimum(-loss(seen), _CLIP))

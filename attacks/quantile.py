@@ -67,7 +67,7 @@ class Quantile(Attack):
         seen, own = margin(population), _inputs(target.features, target.y, classes)
         head = fit_quantile((inputs[fitted] - mean) / scale, seen[fitted], level=1 - self.fpr, ridge=self.ridge)
         excess = seen[held] - head.predict((inputs[held] - mean) / scale)
-        return margin(target) - head.predict((own - mean) / scale) - np.sort(excess)[rank - 1]
+        return np.asarray(margin(target) - head.predict((own - mean) / scale) - np.sort(excess)[rank - 1])
 
 
 @dataclass(frozen=True, eq=False)

@@ -27,12 +27,12 @@ Difference = Callable[[Observation, Observation], Float[np.ndarray, " n"]]
 
 def direct(original: Observation, audited: Observation) -> Float[np.ndarray, " n"]:
     """Confidence in the label that the deletion took away ("direct difference", the label's entry)."""
-    return confidence(original) - confidence(audited)
+    return np.asarray(confidence(original) - confidence(audited))
 
 
 def in_margin(original: Observation, audited: Observation) -> Float[np.ndarray, " n"]:
     """φ that the deletion took away: as `direct`, without saturation."""
-    return margin(original) - margin(audited)
+    return np.asarray(margin(original) - margin(audited))
 
 
 def sorted_difference(original: Observation, audited: Observation) -> Float[np.ndarray, " n"]:

@@ -201,11 +201,7 @@ def test_mistakes_are_named(as_users_run: None, blobs: MakeBlobs) -> None:
     for message, attack, data in (
         ("AugmentationVotes: needs images", AugmentationVotes(), examples),
         ("NoiseDistance: there is no example to score", NoiseDistance(), empty),
-        (
-            "all inputs are 0; there is nothing to change",
-            NoiseDistance(),
-            Examples(0 * examples.x, examples.y, examples.ids),
-        ),
+        ("all inputs are 0; there is nothing to change", NoiseDistance(), blank),
     ):
         with pytest.raises(UsageError, match=message):
             attack.score(plane, data, seed=0)
