@@ -16,7 +16,7 @@ from unlearnkit.types import Examples, Reading
 __all__ = ["Measure", "came_back"]
 
 
-class Measure(enum.Enum):
+class Measure(enum.StrEnum):
     """What is compared before and after."""
 
     MARGIN = "margin"  # the mean margin φ of the forget examples; sees what accuracy is too coarse for

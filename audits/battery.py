@@ -15,7 +15,16 @@ from typing import Any
 
 import numpy as np
 
-from unlearnkit.attacks import Threshold
+from unlearnkit.attacks import (
+    ClassSeparability,
+    LinearProbe,
+    Pruning,
+    Quantization,
+    RandomNeighbors,
+    RetainRelearning,
+    Threshold,
+    TwinProbe,
+)
 from unlearnkit.audits import words
 from unlearnkit.audits.coin import CoinResult, coin_test
 from unlearnkit.audits.controls import run_controls
@@ -49,9 +58,17 @@ from unlearnkit.result import (
     Tier,
     Verdict,
 )
+from unlearnkit.types import Probe
 
 BATTERY = "1"
-ATTACKS = (Threshold(),)  # the first carries the verdict
+ATTACKS = (Threshold(),)  # scores of the plain attack; RMIA is read off the margins of all models at once
+# Questions to the open models, for a request of each kind. They stand beside the verdict.
+_OF_BOTH = (Quantization(), Pruning(), RetainRelearning(steps=40))
+PROBES: dict[str, tuple[Probe, ...]] = {
+    "examples": (*_OF_BOTH, RandomNeighbors(), TwinProbe()),
+    "class": (*_OF_BOTH, LinearProbe(), ClassSeparability()),
+}
+PROBED = 19  # oracles that the probes are put to as well, at most: enough to reject at 0.05
 
 # The standard of this battery; tolerances have theirs in `Tolerances`.
 ORACLES: dict[Tier, int] = {"seconds": 0, "minutes": 39, "hours": 64}

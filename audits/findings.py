@@ -21,6 +21,7 @@ from unlearnkit.audits.evidence import Evidence, FloatArray, Group
 from unlearnkit.audits.individuals import individuals
 from unlearnkit.audits.kernel import kernel_rank, kernel_two_sample
 from unlearnkit.audits.rank import margin_z
+from unlearnkit.audits.resurrection import resurrection
 from unlearnkit.result import Collateral, Comparison, GroupGap, Individual, Individuals, Interval
 
 LIMIT = 3.0  # standard deviations between oracles beyond which an example is counted
@@ -60,7 +61,46 @@ def comparisons(evidence: Evidence, plan: Plan) -> tuple[Comparison, ...]:
     about = f"over accuracy on {', '.join(shares['audited'])}"
     for name, gap in (("Tug of war (ToW)", distances.tow), ("Average gap", distances.average_gap)):
         found.append(_row(name, gap(shares["audited"]), gap(shares["original"]), about))
-    return tuple(_rounded(row) for row in (*found, *_ensemble(evidence, plan)))
+    return tuple(_rounded(row) for row in (*found, *_probed(evidence, plan), *_ensemble(evidence, plan)))
+
+
+# What a probe's reading is, and what it would mean if it lay above those of retrained models.
+PROBED = {
+    "Quantization": ("Rounding to 8 and 4 bits", "φ", "How far the margins rise when the weights are rounded"),
+    "Pruning": ("Pruning the smallest weights", "φ", "How far the margins rise when 10 to 50 % of the weights go"),
+    "RetainRelearning": (
+        "Relearning on retained data",
+        "accuracy",
+        "Mean accuracy on the requested examples meanwhile",
+    ),
+    "RandomNeighbors": (
+        "Recognized neighbors",
+        "share",
+        "Share of slightly changed requested examples still recognized",
+    ),
+    "TwinProbe": ("Probe of the features", "AUC", "A linear head tells requested examples from held-out twins"),
+    "LinearProbe": ("Probe of the features", "accuracy", "Accuracy on the class of a new head, taught on few images"),
+    "ClassSeparability": ("Separability of the class", "AUC", "A linear head tells the class from all others"),
+}
+
+
+def _probed(evidence: Evidence, plan: Plan) -> tuple[Comparison, ...]:
+    """What probes of the open models read: is more left, or does more come back, than in retrained models?"""
+    names = sorted({name.rpartition("/")[0] for name in evidence.readings})
+    if not names:
+        return ()
+    audited, original = (
+        np.array([evidence.readings[f"{name}/{target}"][0] for name in names]) for target in ("audited", "original")
+    )
+    oracles = np.stack([evidence.readings[f"{name}/oracles"] for name in names], axis=1)
+    ranks = resurrection(audited, original, oracles, confidence=plan.confidence)
+    rows = []
+    for i, (name, rank) in enumerate(zip(names, ranks, strict=True)):
+        title, unit, question = PROBED.get(name, (name, "", "The reading of this probe"))
+        sentence = f"{question}; {len(oracles)} retrained models were asked the same."
+        spread = _spread(oracles[:, i])
+        rows.append(Comparison(title, unit, rank.audited, spread, rank.p, rank.original, sentence))
+    return tuple(rows)
 
 
 def _rounded(row: Comparison) -> Comparison:

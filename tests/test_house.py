@@ -48,6 +48,7 @@ STATISTICS = (
     "multiplicity.py",
     "anchor.py",
     "resurrection.py",
+    "swap.py",
 )
 PRINTS = ("audits/cli.py",)
 

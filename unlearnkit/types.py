@@ -345,7 +345,7 @@ class Unlearned:
 class Observation:
     """What one model says about named points: computed once, shared by every attack.
 
-    margins: φ = z_y − logsumexp of the other logits, float64 [point, view] (audits.md A1); > 0 means correct.
+    margins: φ = z_y − logsumexp of the other logits, float64 [point, view] (audits.md A1); > 0: p_y above one half.
     logits: float32 [point, view, class], None where only margins were kept (the pools of a fleet).
     features: float32 [point, d] of the first view, on request.
     """
@@ -364,6 +364,10 @@ class Observation:
         if self.logits is None:
             raise UsageError("observation: logits are needed here, but only margins were kept; observe with logits")
         return self.logits
+
+    def right(self) -> NDArray[np.bool_]:
+        """Whether the largest logit of the first view is the label's, [point]. A margin below 0 can be right, too."""
+        return np.asarray(self.outputs()[:, 0].argmax(axis=-1) == self.y)
 
     def take(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> Observation:
         """The named points (indices or a mask)."""
