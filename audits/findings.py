@@ -16,6 +16,7 @@ from unlearnkit.audits import distances
 from unlearnkit.audits.coin import coin_test
 from unlearnkit.audits.collateral import collateral
 from unlearnkit.audits.designs import Plan, coin_design
+from unlearnkit.audits.ensembles import examples_apart, single_epsilons
 from unlearnkit.audits.epsilon import one_run_epsilon
 from unlearnkit.audits.evidence import Evidence, FloatArray, Group
 from unlearnkit.audits.individuals import individuals
@@ -27,6 +28,7 @@ from unlearnkit.result import Collateral, Comparison, GroupGap, Individual, Indi
 LIMIT = 3.0  # standard deviations between oracles beyond which an example is counted
 NAMED = 10  # worst-off examples that are named
 SPLITS = 10  # of the oracles, for the floors of ensemble scores
+MOST_BOUNDED = 200  # examples whose own ε is bounded
 
 
 def comparisons(evidence: Evidence, plan: Plan) -> tuple[Comparison, ...]:
@@ -164,6 +166,15 @@ def _ensemble(evidence: Evidence, plan: Plan) -> tuple[Comparison, ...]:
     def floor(value: float) -> Interval:
         return Interval(None, value, None)
 
+    half = np.random.default_rng([plan.seed, 0x4A1F]).permutation(n)
+    one, other = oracles[half[: n // 2]], oracles[half[n // 2 :]]
+    apart, usual = (
+        examples_apart(*pair, significance=plan.significance) for pair in ((unlearned, oracles), (one, other))
+    )
+    few = slice(None, None, -(-rows.size // MOST_BOUNDED))
+    epsilons = single_epsilons(unlearned[:, few], oracles[:, few], confidence=plan.confidence, seed=plan.seed)
+    floors = single_epsilons(one[:, few], other[:, few], confidence=plan.confidence, seed=plan.seed)
+
     models = f"{klom.size} unlearned against {klom.size} retrained models; beside it, retrained against retrained ones."
     return (
         Comparison("KLoM, 95th percentile", "nats", klom.matched_p95, floor(klom.floor_p95), None, None, models),
@@ -176,6 +187,28 @@ def _ensemble(evidence: Evidence, plan: Plan) -> tuple[Comparison, ...]:
             kernel.p,
             None,
             f"All {m} unlearned against all {n} retrained models.",
+        ),
+        Comparison(
+            "Examples told apart",
+            "share",
+            apart.share,
+            floor(usual.share),
+            None,
+            None,
+            f"Mann-Whitney test of each example over {m} and {n} models, at a false discovery rate of "
+            f"{plan.significance:g}; beside it, over two halves of the retrained models.",
+        ),
+        Comparison(
+            "ε of single examples, 95th percentile",
+            "nats, lower bounds",
+            epsilons.p95,
+            floor(floors.p95),
+            None,
+            None,
+            f"Of {len(epsilons.epsilon)} examples {epsilons.above:.1%} have a bound above 0, by chance at most "
+            f"{1 - plan.confidence:.1%}; so many models cannot show more than {epsilons.ceiling:.2g}.".replace(
+                "%", "\u00a0%"
+            ),
         ),
     )
 

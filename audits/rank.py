@@ -226,13 +226,18 @@ def planted_mde(models: NDArray[np.float64], *, confidence: float = 0.95, power:
 
 
 def _check_values(name: str, values: NDArray[np.float64]) -> NDArray[np.float64]:
-    array = np.asarray(values, dtype=np.float64)
-    if array.ndim != 2 or array.shape[1] == 0:
-        raise UsageError(
-            f"{name} must be a 2-D array, one row per model and one column per quantity, got shape {array.shape}; "
-            "put the audited model in row 0"
-        )
+    array = finite_table(name, values)
     _check_oracles(array.shape[0] - 1)
+    return array
+
+
+def finite_table(name: str, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`values` in float64; refuses what is not 2-D and finite, with one row per model and at least one column."""
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 2 or 0 in array.shape:
+        raise UsageError(
+            f"{name} must be a 2-D array, one row per model and one column per quantity, got shape {array.shape}"
+        )
     bad = int(np.count_nonzero(~np.isfinite(array)))
     if bad:
         raise UsageError(f"{name} must be finite, got {bad} NaN or infinite of {array.size}; leave that column out")

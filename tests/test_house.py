@@ -47,6 +47,7 @@ STATISTICS = (
     "epsilon.py",
     "multiplicity.py",
     "anchor.py",
+    "ensembles.py",
     "resurrection.py",
     "swap.py",
 )

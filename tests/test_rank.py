@@ -358,7 +358,7 @@ def spoiled() -> Array:
         (lambda: oracle_rank(GOOD[:2], tolerances=TAU), "oracles must be at least 2, got 1; retrain more"),
         (
             lambda: oracle_rank(GOOD[:, 0], tolerances=TAU),
-            r"values must be a 2-D array.*got shape \(20,\); put the aud",
+            r"values must be a 2-D array, one row per model.*got shape \(20,\)",
         ),
         (lambda: oracle_rank(GOOD[:, :0], tolerances=TAU), r"values must be a 2-D array.*got shape \(20, 0\)"),
         (lambda: oracle_rank(spoiled(), tolerances=TAU), "values must be finite, got 1 NaN or infinite of 40; leave"),

@@ -436,7 +436,9 @@ class _Work:
             reading = job.probe.read(model.to(device_of(self.device)), splits, seed=job.seed)
         finally:
             model.cpu()
-        return {"value": np.array([reading.value]), "at": np.asarray(reading.at), "curve": np.asarray(reading.curve)}
+        arrays = {"value": np.array([reading.value]), "at": reading.at, "curve": reading.curve}
+        # safetensors writes memory as it lies: a column of a table would come back as something else
+        return {name: np.ascontiguousarray(array, dtype=np.float64) for name, array in arrays.items()}
 
     def _write(self, job: Job, data: bytes, seconds: float) -> None:
         description = self.bench.describe(job)
