@@ -402,13 +402,22 @@ def attacks() -> None:
 
 def _list(kind: str, third: str, things: dict[type, str]) -> None:
     """A table of dataclasses: name, first line of the file, what `third` says, fields with their defaults."""
-    table = Table()
-    for column in (kind, "what it does", third, "parameters"):
-        table.add_column(column, overflow="fold")
+    rows = []
     for thing, said in things.items():
         # A method inside the method is named only; its own settings stand in its own row.
         fields = " ".join(f"{f.name}={getattr(f.default, 'name', f.default)}" for f in dataclasses.fields(thing))
-        table.add_row(thing.__name__, _first_line(thing), said, fields or "none")
+        rows.append((thing.__name__, _first_line(thing), said, fields or "none"))
+    # A name or a number broken in two is misread: what is left beside them goes to the sentences.
+    names, parameters = ([word for row in rows for word in row[column].split()] for column in (0, 3))
+    outer = max(map(len, names)), max(map(len, parameters))
+    left = console.width - sum(outer) - 13  # rules and padding
+    table = Table()
+    table.add_column(kind, no_wrap=True)
+    for column in ("what it does", third):
+        table.add_column(column, overflow="fold", max_width=max(8, (left - max(0, left - 40) // 3) // 2))
+    table.add_column("parameters", overflow="fold", min_width=outer[1])
+    for row in rows:
+        table.add_row(*row)
     console.print(table)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import pickle
@@ -18,6 +19,7 @@ import torch
 from safetensors.torch import save_file
 
 from unlearnkit.audits import cli
+from unlearnkit.methods import METHODS
 
 TINY = """
 [model]
@@ -159,6 +161,17 @@ def test_version_and_lists(capsys, monkeypatch):
         code, out, _ = run(capsys, monkeypatch, command)
         assert code == 0
         assert all(name in out for name in names)
+
+
+def test_a_narrow_list_breaks_no_number_in_two(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, _ = run(capsys, monkeypatch, "methods")
+    assert code == 0
+    words = out.split()
+    for method in METHODS.values():
+        assert method.__name__ in words
+        for field in dataclasses.fields(method):
+            assert f"{field.name}={getattr(field.default, 'name', field.default)}" in words
 
 
 @pytest.mark.parametrize("command", ["demo", "train", "unlearn", "audit", "report", "verify", "methods", "attacks"])
