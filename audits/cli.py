@@ -199,7 +199,8 @@ def unlearn(
     """Carry out the deletion with the spec's method; trains the original first where no weights are given."""
     from unlearnkit.audits.audit import fleet_for, original_job, unlearn_job
     from unlearnkit.audits.case import demand, method_of, prepare
-    from unlearnkit.models import save_model
+    from unlearnkit.editing import class_accuracy, has_seam
+    from unlearnkit.models import load_model, save_model
 
     case = prepare(_spec(spec_path, None, device), sealed=out / "canaries.json")
     wanted = demand(case)
@@ -226,6 +227,17 @@ def unlearn(
         f"{', '.join(method.needs.names())}; model: {out}/unlearned.safetensors",
         highlight=False,
     )
+    if wanted.deletion.forget_class is not None:
+        model = load_model(out / "unlearned.safetensors", case.recipe.architecture)
+        if has_seam(model):
+            known = class_accuracy(
+                model, case.train.take(case.trained), case.dataset.test, label=wanted.deletion.forget_class
+            )
+            console.print(
+                f"Of held-out examples of class {wanted.deletion.forget_class} the head still tells {known.head:.0%}, "
+                f"the nearest class mean among the features {known.nearest_mean:.0%}.",
+                highlight=False,
+            )
 
 
 @app.command(epilog=_example("unlearnkit audit spec.toml --out audit --tier minutes"))

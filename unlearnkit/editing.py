@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from typing import TypeGuard
 
 import numpy as np
 import torch
@@ -40,6 +41,7 @@ __all__ = [
     "class_vector",
     "features",
     "gate",
+    "has_seam",
     "normalization_layers",
     "optimize_patch",
     "require_seam",
@@ -90,9 +92,14 @@ class ClassAccuracy:
     nearest_mean: float
 
 
+def has_seam(model: nn.Module) -> TypeGuard[Classifier]:
+    """Whether the model is split into body and head, so that it has features."""
+    return isinstance(model, Classifier) and not isinstance(model.head, nn.Identity)
+
+
 def require_seam(model: nn.Module, *, what: str) -> Classifier:
     """The model as a Classifier with features and a head of its own; refuses others, `what` being who asks."""
-    if not isinstance(model, Classifier) or isinstance(model.head, nn.Identity):
+    if not has_seam(model):
         kind = "a body without a head" if isinstance(model, Classifier) else type(model).__name__
         raise UsageError(
             f"{what}: class vectors need a model split into body and head, got {kind}; use an architecture that ends "
