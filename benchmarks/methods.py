@@ -649,6 +649,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--processes", type=int, default=None)
     parser.add_argument("--store", default=".unlearnkit/benchmark-methods", help="what is finished is kept here")
+    parser.add_argument("--note", default="", help="a sentence for the top of the page")
     parser.add_argument("--out", type=Path, default=None, help="write the page here too")
     options = parser.parse_args(arguments)
     if {type(method) for method, _ in SEARCH.values()} != set(METHODS.values()):
@@ -703,7 +704,7 @@ examples, {options.epochs} epochs. `python benchmarks/methods.py --help` and its
 
 F, R: inputs of the forget set and of the retain set; y: their labels; unseen: held-out examples, which no method is \
 measured on; start: the weights before training; class: works for whole classes only.
-
+{f"{chr(10)}{options.note}{chr(10)}" if options.note else ""}
 {chr(10).join(tables)}"""
     print(page)
     if options.out is not None:
