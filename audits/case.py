@@ -23,6 +23,7 @@ from unlearnkit.models import Architecture, build
 from unlearnkit.result import Flag, UsageError
 from unlearnkit.train import Recipe, device_of
 from unlearnkit.types import Deletion, Examples, Method, Need
+from unlearnkit.unlearning import check_request
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,6 +200,8 @@ def demand(case: Case) -> Demand:
     test_labels = case.dataset.test.labels().numpy()
     held_out, unseen = np.arange(test_labels.size), None
     method = method_of(case, required=False)
+    if method is not None:  # before anything is trained
+        check_request(method, forget=forget.size, retain=retain.size, forget_class=deletion.forget_class)
     if method is not None and Need.UNSEEN in method.needs:
         held_out, unseen = _lent(test_labels, case.seeds("unseen", 1)[0])
     notes: list[Flag] = []

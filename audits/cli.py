@@ -199,7 +199,8 @@ def unlearn(
     """Carry out the deletion with the spec's method; trains the original first where no weights are given."""
     from unlearnkit.audits.audit import fleet_for, original_job, unlearn_job
     from unlearnkit.audits.case import demand, method_of, prepare
-    from unlearnkit.models import save_model
+    from unlearnkit.editing import class_accuracy, has_seam
+    from unlearnkit.models import load_model, save_model
 
     case = prepare(_spec(spec_path, None, device), sealed=out / "canaries.json")
     wanted = demand(case)
@@ -226,6 +227,17 @@ def unlearn(
         f"{', '.join(method.needs.names())}; model: {out}/unlearned.safetensors",
         highlight=False,
     )
+    if wanted.deletion.forget_class is not None:
+        model = load_model(out / "unlearned.safetensors", case.recipe.architecture)
+        if has_seam(model):
+            known = class_accuracy(
+                model, case.train.take(case.trained), case.dataset.test, label=wanted.deletion.forget_class
+            )
+            console.print(
+                f"Of held-out examples of class {wanted.deletion.forget_class} the head still tells {known.head:.0%}, "
+                f"the nearest class mean among the features {known.nearest_mean:.0%}.",
+                highlight=False,
+            )
 
 
 @app.command(epilog=_example("unlearnkit audit spec.toml --out audit --tier minutes"))
@@ -402,13 +414,22 @@ def attacks() -> None:
 
 def _list(kind: str, third: str, things: dict[type, str]) -> None:
     """A table of dataclasses: name, first line of the file, what `third` says, fields with their defaults."""
-    table = Table()
-    for column in (kind, "what it does", third, "parameters"):
-        table.add_column(column, overflow="fold")
+    rows = []
     for thing, said in things.items():
         # A method inside the method is named only; its own settings stand in its own row.
         fields = " ".join(f"{f.name}={getattr(f.default, 'name', f.default)}" for f in dataclasses.fields(thing))
-        table.add_row(thing.__name__, _first_line(thing), said, fields or "none")
+        rows.append((thing.__name__, _first_line(thing), said, fields or "none"))
+    # A name or a number broken in two is misread: what is left beside them goes to the sentences.
+    names, parameters = ([word for row in rows for word in row[column].split()] for column in (0, 3))
+    outer = max(map(len, names)), max(map(len, parameters))
+    left = console.width - sum(outer) - 13  # rules and padding
+    table = Table()
+    table.add_column(kind, no_wrap=True)
+    for column in ("what it does", third):
+        table.add_column(column, overflow="fold", max_width=max(8, (left - max(0, left - 40) // 3) // 2))
+    table.add_column("parameters", overflow="fold", min_width=outer[1])
+    for row in rows:
+        table.add_row(*row)
     console.print(table)
 
 

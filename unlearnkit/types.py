@@ -305,6 +305,8 @@ class Method(ABC):
     Users never call `run`: `unlearn()` copies the model, grants access, seeds, runs, verifies and times.
     """
 
+    forgets_most: ClassVar[bool] = False  # whether the forget set may be larger than the retain set
+
     @property
     @abstractmethod
     def needs(self) -> Need:
