@@ -15,6 +15,7 @@ import unlearnkit
 ROOT = Path(__file__).parents[1]
 ROOMS = ("attacks", "audits", "reports")
 GROUND = (
+    "compress",
     "data",
     "editing",
     "engines",
@@ -25,6 +26,7 @@ GROUND = (
     "models",
     "observing",
     "provenance",
+    "relearning",
     "result",
     "stacked",
     "store",
