@@ -15,8 +15,8 @@ and says INCONCLUSIVE. A model of another recipe may lie elsewhere for reasons o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -31,7 +31,6 @@ from unlearnkit.audits.canaries import Manifest
 from unlearnkit.audits.coin import coin_test
 from unlearnkit.audits.designs import MIN_CANARIES, Tolerances
 from unlearnkit.audits.ledger import (
-    AuditRef,
     Deletion,
     Entry,
     Group,
@@ -48,12 +47,20 @@ from unlearnkit.audits.ledger import (
 from unlearnkit.audits.multiplicity import holm_families
 from unlearnkit.audits.rank import mde_factor, oracle_rank, oracles_needed
 from unlearnkit.audits.recorded import content
-from unlearnkit.audits.treatments import RELEARNED, SHIPPED, TREATMENTS, margins_of, relearned, statistics
+from unlearnkit.audits.treatments import (
+    RELEARNED,
+    SHIPPED,
+    TREATMENTS,
+    margins_of,
+    reading_of,
+    relearned,
+    statistics,
+)
 from unlearnkit.audits.words import number
 from unlearnkit.data import Dataset, load
 from unlearnkit.models import Architecture, Classifier, load_model, read_metadata
-from unlearnkit.result import UsageError
-from unlearnkit.types import Examples
+from unlearnkit.result import UsageError, nearest
+from unlearnkit.types import Examples, Splits
 
 State = Literal["PASS", "FAIL", "INCONCLUSIVE", "INVALID", "NOT CHECKED"]
 Word = Literal["PASS", "FAIL", "INCONCLUSIVE", "INVALID"]
@@ -128,15 +135,23 @@ class _Number:
 
 
 @dataclass(frozen=True)
+class _Asked:
+    """One deletion as the judge sees it."""
+
+    id: str
+    line: int
+    significance: float
+    exact: bool  # the audit's claim: no tolerance is granted
+    idle: str | None = None  # why there is nothing to hold a model against
+
+
+@dataclass(frozen=True)
 class _Family:
     """All numbers of one deletion, with what is missing; the canaries of a deletion are a family of their own."""
 
     numbers: tuple[_Number, ...]
     rows: tuple[Row, ...]  # what could not be checked
     broken: str | None = None  # the data are not those of the audit
-
-
-Find = Callable[[Points, str], Examples | str]
 
 
 def check_files(
@@ -259,7 +274,61 @@ def check(
         treated = _Treated(model)
         families = [_measured(one, entry, data, treated) for one, entry in asked]
         coins = [_canaries(one, entry, data, sealed, model) for one, entry in asked]
-    return _judged(asked, families, coins, name)
+    return _judged([_of_ledger(one, entry) for one, entry in asked], families, coins, name)
+
+
+def _of_ledger(one: Deletion, entry: Entry | None) -> _Asked:
+    if entry is None or entry.audit is None or entry.reference is None:
+        why = f"The ledger says {one.state!r}: there is no audit to hold the model against."
+        return _Asked(one.id, one.lines[-1].number, 0.05, False, why)
+    return _Asked(one.id, entry.number, entry.audit.significance, entry.audit.claim == "exact")
+
+
+def compare(
+    model: nn.Module,
+    splits: Splits,
+    oracles: Sequence[nn.Module],
+    *,
+    original: nn.Module | None = None,
+    tolerances: Tolerances | None = None,
+    significance: float = 0.05,
+    treatments: Sequence[str] = tuple(TREATMENTS),
+    name: str = "forgotten",
+) -> Checked:
+    """Hold a model against models retrained without the forget set, without a ledger: for tests of one's own.
+
+    original: the model before the deletion, to know whether the check would notice it. treatments: names from
+    `treatments.TREATMENTS`. Raises UsageError for fewer than two oracles and for an unknown treatment.
+    """
+    if len(oracles) < 2:
+        raise UsageError(f"assert_forgotten: needs at least 2 retrained models to compare with, got {len(oracles)}")
+    unknown = [one for one in treatments if one not in TREATMENTS]
+    if unknown:
+        hint = nearest(unknown[0], TREATMENTS) or f"; there are {', '.join(TREATMENTS)}"
+        raise UsageError(f"assert_forgotten: unknown treatment {unknown[0]!r}{hint}")
+    usual = tolerances or Tolerances()
+    kind = "examples" if splits.forget_class is None else "class"
+    groups: dict[Group, Examples] = {"forgotten": splits.forget}
+    if kind == "class" and splits.twins is not None:
+        groups["unseen"] = splits.twins
+    numbers: list[_Number] = []
+    for treatment in treatments:
+        treat = TREATMENTS[treatment]
+        treated, others = treat(model), [treat(oracle) for oracle in oracles]
+        for group, examples in groups.items():
+            margins = np.stack([margins_of(one, examples) for one in others])
+            before = None
+            if original is not None and treatment == SHIPPED:
+                before = statistics(margins_of(original, examples))
+            numbers += _numbers(
+                reading_of(treatment, group, margins, before),
+                statistics(margins_of(treated, examples)),
+                asdict(usual),
+                kind,
+                len(examples),
+            )
+    asked = _Asked(name, 0, significance, exact=False)
+    return _judged([asked], [_Family(tuple(numbers), ())], [(None, None)], name).deletions[0]
 
 
 class _Treated:
@@ -275,8 +344,7 @@ class _Treated:
             return {"accuracy": relearned(self._model, examples, reference.relearning)}
         if reading.treatment not in self._made:
             self._made[reading.treatment] = TREATMENTS[reading.treatment](self._model)
-        margins = margins_of(self._made[reading.treatment], examples)
-        return {statistic: float(value) for statistic, value in statistics(margins).items()}
+        return statistics(margins_of(self._made[reading.treatment], examples))
 
 
 def _measured(one: Deletion, entry: Entry | None, data: Data, treated: _Treated) -> _Family:
@@ -319,26 +387,22 @@ def _measured(one: Deletion, entry: Entry | None, data: Data, treated: _Treated)
                     )
                 )
                 continue
-            for statistic, value in treated.value(reading, examples, reference).items():
-                numbers.append(
-                    _Number(
-                        reading,
-                        statistic,
-                        value,
-                        _tolerance(reference, reading, statistic, what.kind),
-                        0.5 / len(examples) if statistic == "accuracy" else 1e-6,
-                    )
-                )
+            values = treated.value(reading, examples, reference)
+            numbers += _numbers(reading, values, reference.tolerances, what.kind, len(examples))
     return _Family(tuple(numbers), tuple(rows))
 
 
-def _tolerance(reference: Reference, reading: Reading, statistic: Statistic, kind: str) -> float:
-    """The audit's own: of recognition for right answers, of margins in σ for margins."""
-    usual = Tolerances()
-    if statistic == "accuracy":
-        return reference.tolerances.get("recognition", usual.recognition)
-    name = "class_margin" if kind == "class" else "margin"
-    return reference.tolerances.get(name, getattr(usual, name)) * reading.sigma
+def _numbers(
+    reading: Reading, values: Mapping[Statistic, float], tolerances: Mapping[str, float], kind: str, examples: int
+) -> Iterator[_Number]:
+    """What a model says, with the audit's tolerances: of recognition for right answers, in σ for margins."""
+    granted = {**asdict(Tolerances()), **tolerances}
+    for statistic, value in values.items():
+        if statistic == "accuracy":
+            yield _Number(reading, statistic, value, granted["recognition"], 0.5 / examples)
+        else:
+            sigmas = granted["class_margin" if kind == "class" else "margin"]
+            yield _Number(reading, statistic, value, sigmas * reading.sigma, 1e-6)
 
 
 def _canaries(
@@ -389,15 +453,11 @@ def _canaries(
     return row, coin.p if entry.audit.claim == "exact" else coin.p_tolerance
 
 
-def _ranked(numbers: Sequence[_Number], exact: bool) -> tuple[list[float], list[float], list[float]]:
-    """By exact ranks: raw two-sided p; p and p beyond tolerance, corrected within the family."""
+def _ranked(numbers: Sequence[_Number], exact: bool) -> tuple[list[float], list[float]]:
+    """By exact ranks: raw two-sided p of no difference; p of what decides, corrected within the family."""
     values = np.array([[number.value, *number.oracles] for number in numbers]).T
     results = oracle_rank(values, tolerances=np.array([number.tolerance for number in numbers]))
-    return (
-        [result.p for result in results],
-        [result.p_adjusted for result in results],
-        [result.p_tolerance for result in results] if not exact else [result.p_adjusted for result in results],
-    )
+    return [result.p for result in results], [result.p_adjusted if exact else result.p_tolerance for result in results]
 
 
 def _student(numbers: Sequence[_Number], exact: bool) -> list[float]:
@@ -427,7 +487,7 @@ class _Law:
 
     def p(self, numbers: Sequence[_Number]) -> list[float]:
         """What decides, corrected within the family."""
-        return _ranked(numbers, self.exact)[2] if self.ranks else _student(numbers, self.exact)
+        return _ranked(numbers, self.exact)[1] if self.ranks else _student(numbers, self.exact)
 
     def mde(self, one: _Number, of: int) -> float | None:
         """Smallest distance from the oracles' mean that is noticed four times in five."""
@@ -438,48 +498,39 @@ class _Law:
         else:
             factor = (float(stats.t.isf(level / of / 2, n - 1)) + float(stats.norm.ppf(0.8))) * math.sqrt(1 + 1 / n)
         spread = max(float(one.oracles.std(ddof=1)), one.resolution)
-        return None if factor is None else (0.0 if self.exact else one.tolerance) + factor * spread
+        return None if factor is None else float((0.0 if self.exact else one.tolerance) + factor * spread)
 
 
-def _law(family: _Family, audit: AuditRef, families: int) -> _Law:
-    enough = oracles_needed(significance=audit.significance, families=families)
+def _law(family: _Family, asked: _Asked, families: int) -> _Law:
+    enough = oracles_needed(significance=asked.significance, families=families)
     ranks = bool(family.numbers) and family.numbers[0].oracles.size >= enough
-    return _Law(ranks, audit.claim == "exact", audit.significance, families)
+    return _Law(ranks, asked.exact, asked.significance, families)
 
 
 def _judged(
-    asked: Sequence[tuple[Deletion, Entry | None]],
+    asked: Sequence[_Asked],
     families: Sequence[_Family],
     coins: Sequence[tuple[Row | None, float | None]],
     name: str,
 ) -> Check:
     count = sum(bool(family.numbers) for family in families) + sum(p is not None for _, p in coins)
-    laws = [
-        None if entry is None or entry.audit is None else _law(family, entry.audit, max(1, count))
-        for (_, entry), family in zip(asked, families, strict=True)
-    ]
-    inside = [
-        law.p(family.numbers) if law and family.numbers else [] for law, family in zip(laws, families, strict=True)
-    ]
+    laws = [_law(family, one, max(1, count)) for one, family in zip(asked, families, strict=True)]
+    inside = [law.p(family.numbers) if family.numbers else [] for law, family in zip(laws, families, strict=True)]
     of_coins = [[] if p is None else [p] for _, p in coins]
     everything = [part for part in (*inside, *of_coins) if part]
     adjusted = iter(holm_families(everything) if everything else [])
     corrected = [next(adjusted) if part else [] for part in (*inside, *of_coins)]
     checked = []
-    for i, (one, entry) in enumerate(asked):
-        line = (entry or one.lines[-1]).number
-        if entry is None or entry.audit is None or entry.reference is None:
-            why = f"The ledger says {one.state!r}: there is no audit to hold the model against."
-            checked.append(Checked(one.id, line, "NOT CHECKED", why))
+    for i, (one, law, family) in enumerate(zip(asked, laws, families, strict=True)):
+        if one.idle is not None:
+            checked.append(Checked(one.id, one.line, "NOT CHECKED", one.idle))
             continue
-        law, family = laws[i], families[i]
-        assert law is not None
         if family.broken is not None:
-            checked.append(Checked(one.id, line, "INVALID", family.broken))
+            checked.append(Checked(one.id, one.line, "INVALID", family.broken))
             continue
         rows = list(family.rows)
         if family.numbers:
-            raw, _, _ = _ranked(family.numbers, law.exact)
+            raw = _ranked(family.numbers, law.exact)[0]
             rows += [
                 _row(one.id, number, law, len(family.numbers), *ps)
                 for number, *ps in zip(family.numbers, raw, inside[i], corrected[i], strict=True)
@@ -488,8 +539,7 @@ def _judged(
         if coin is not None:
             rows.append(_coin_row(coin, of_coins[i], corrected[len(asked) + i], law))
         rows.sort(key=lambda row: (WORST_FIRST.index(row.state), _beyond(row)))
-        blind = _blind(family, law)
-        checked.append(_deletion(one.id, line, rows, blind))
+        checked.append(_deletion(one.id, one.line, rows, blind=_blind(family, law)))
     checked.sort(key=lambda one: (WORST_FIRST.index(one.state), one.line))
     return _summed_up(name, checked)
 
@@ -507,10 +557,9 @@ def _row(name: str, one: _Number, law: _Law, of: int, p: float, inside: float, a
     def said(value: float) -> str:
         return f"{value * 100:.1f}\u00a0%" if accuracy else number(value)
 
-    sentence = (
-        f"{_SAID[one.statistic].capitalize()} on {where}{treated}: {said(one.value)}, retrained models "
-        f"{said(float(oracles.min()))} to {said(float(oracles.max()))}."
-    )
+    low, high = said(float(oracles.min())), said(float(oracles.max()))
+    others = low if low == high else f"{low} to {high}"
+    sentence = f"{_SAID[one.statistic].capitalize()} on {where}{treated}: {said(one.value)}, retrained models {others}."
     if state == "FAIL":
         sentence += (
             " The model remembers them again." if one.value > mean else " Retraining does not leave them that low."
@@ -566,7 +615,7 @@ def _blind(family: _Family, law: _Law) -> bool:
     return all(p * factor * law.families > law.significance for p in law.p(before))
 
 
-def _deletion(name: str, line: int, rows: Sequence[Row], blind: bool) -> Checked:
+def _deletion(name: str, line: int, rows: Sequence[Row], *, blind: bool) -> Checked:
     states = {row.state for row in rows}
     skipped = sum(row.state == "NOT CHECKED" for row in rows)
     done = len(rows) - skipped
@@ -579,7 +628,17 @@ def _deletion(name: str, line: int, rows: Sequence[Row], blind: bool) -> Checked
     if blind:
         sentence = "Nothing stands out, but neither would the model before the deletion have: this check is blind."
         return Checked(name, line, "INCONCLUSIVE", sentence + also, tuple(rows))
-    return Checked(name, line, "PASS", f"Nothing stands out in {done} checks.{also}", tuple(rows))
+    return Checked(name, line, "PASS", f"Nothing stands out in {done} checks.{_noticed(rows)}{also}", tuple(rows))
+
+
+def _noticed(rows: Sequence[Row]) -> str:
+    """What a pass is worth: the smallest return of right answers that would have been noticed."""
+    for row in rows:
+        if (row.treatment, row.statistic) == (SHIPPED, _SAID["accuracy"]) and row.oracles and row.mde is not None:
+            least = row.oracles[1] + row.mde
+            if least <= 1:
+                return f" It would have noticed {least * 100:.1f}\u00a0% right answers on {row.group}, as shipped."
+    return ""
 
 
 def _summed_up(name: str, checked: Sequence[Checked]) -> Check:
@@ -587,10 +646,8 @@ def _summed_up(name: str, checked: Sequence[Checked]) -> Check:
     counts = {state: sum(one.state == state for one in checked) for state in WORST_FIRST}
     total = sum(counts.values()) - counts["NOT CHECKED"]
     word: Word = "PASS"
-    for state in ("INVALID", "FAIL", "INCONCLUSIVE"):
-        if counts[state]:
-            word = state  # type: ignore[assignment]
-            break
+    worse: tuple[Word, ...] = ("INVALID", "FAIL", "INCONCLUSIVE")
+    word = next((state for state in worse if counts[state]), word)
     if not total and checked:
         word = "INCONCLUSIVE"
     deletions = f"{total} deletion{'' if total == 1 else 's'}"

@@ -752,7 +752,7 @@ def check(
     for one in checked.deletions:
         style = STATE_STYLE[one.state]
         table.add_row(escape(shown(one.id)), f"[{style}]{one.state}[/]", escape(shown(one.sentence)))
-        for row in [row for row in one.rows if row.state != "PASS"][:4]:
+        for row in [row for row in one.rows if row.state != "PASS" and row.sentence not in one.sentence][:3]:
             table.add_row("", f"[{STATE_STYLE[row.state]}]{row.state}[/]", escape(shown(row.sentence)))
     if checked.deletions:
         console.print(table)

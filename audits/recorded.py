@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -26,7 +26,6 @@ from unlearnkit.audits.ledger import (
     Reference,
     Relearning,
     Source,
-    Statistic,
     What,
     hashed,
     today,
@@ -41,6 +40,7 @@ from unlearnkit.audits.treatments import (
     STEPS,
     TREATMENTS,
     margins_of,
+    reading_of,
     relearned,
     rounded,
     statistics,
@@ -235,22 +235,7 @@ def _spread(count: int) -> NDArray[np.int64]:
 def _shipped(group: _Group, evidence: Evidence) -> Reading:
     """The oracles as they are, from the evidence; the original beside them, to know what could be noticed."""
     oracles = evidence.margins["oracles"][:, group.columns]
-    original = statistics(evidence.margins["original"][group.columns])
-    return _reading(SHIPPED, group.name, oracles, {name: rounded(value)[0] for name, value in original.items()})
-
-
-def _reading(
-    treatment: str, group: Group, oracles: NDArray[np.float64], original: Mapping[Statistic, float] | None = None
-) -> Reading:
-    """Margins [oracle, point] -> a reading."""
-    sigma = float(np.sqrt(oracles.var(axis=0, ddof=1).mean()))
-    return Reading(
-        treatment,
-        group,
-        max(rounded(np.array([sigma]))[0], 1e-6),
-        {name: rounded(values) for name, values in statistics(oracles).items()},
-        None if original is None else dict(original),
-    )
+    return reading_of(SHIPPED, group.name, oracles, statistics(evidence.margins["original"][group.columns]))
 
 
 def _oracles(result: AuditResult, case: Case | None, store: Store | None) -> tuple[list[nn.Module] | None, str]:
@@ -280,7 +265,7 @@ def _treated(groups: Sequence[_Group], models: Sequence[nn.Module]) -> list[Read
         for group in groups:
             assert group.examples is not None
             margins = np.stack([margins_of(model, group.examples) for model in treated])
-            readings.append(_reading(name, group.name, margins))
+            readings.append(reading_of(name, group.name, margins))
     return readings
 
 
@@ -295,5 +280,5 @@ def _how_to_relearn(result: AuditResult, groups: Sequence[_Group]) -> Relearning
 def _relearned(groups: Sequence[_Group], models: Sequence[nn.Module], how: Relearning) -> Reading:
     group = next(group for group in groups if group.name == how.group)
     assert group.examples is not None
-    values = np.array([relearned(model, group.examples, how) for model in models])
-    return Reading(RELEARNED, how.group, 1.0, {"accuracy": rounded(values)}, None)
+    values = tuple(rounded(relearned(model, group.examples, how)) for model in models)
+    return Reading(RELEARNED, how.group, 1.0, {"accuracy": values}, None)

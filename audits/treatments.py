@@ -6,13 +6,13 @@ numbers can be ranked among each other.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from unlearnkit.audits.ledger import Relearning, Statistic
+from unlearnkit.audits.ledger import Group, Reading, Relearning, Statistic
 from unlearnkit.compress import pruned, quantized
 from unlearnkit.observing import observe
 from unlearnkit.relearning import relearn
@@ -30,13 +30,28 @@ SHOWN = 16  # at most so many examples are shown while relearning, and never mor
 DIGITS = 8  # that are kept of a number
 
 
-def statistics(margins: NDArray[np.float64]) -> dict[Statistic, NDArray[np.float64]]:
-    """Margins [..., point] -> share of right answers, mean margin, 90 % quantile of the margins, [...] each."""
+def statistics(margins: NDArray[np.float64]) -> dict[Statistic, float]:
+    """Margins of one model, [point] -> share of right answers, mean margin, 90 % quantile of the margins."""
     return {
-        "accuracy": np.mean(margins > 0, axis=-1),
-        "margin": np.mean(margins, axis=-1),
-        "upper": np.quantile(margins, 0.9, axis=-1),
+        "accuracy": float(np.mean(margins > 0)),
+        "margin": float(np.mean(margins)),
+        "upper": float(np.quantile(margins, 0.9)),
     }
+
+
+def reading_of(
+    treatment: str, group: Group, oracles: NDArray[np.float64], original: Mapping[Statistic, float] | None = None
+) -> Reading:
+    """Margins of every oracle, [oracle, point] -> what a ledger keeps of them."""
+    sigma = float(np.sqrt(oracles.var(axis=0, ddof=1).mean()))
+    said = [statistics(row) for row in oracles]
+    return Reading(
+        treatment,
+        group,
+        max(rounded(sigma), 1e-6),
+        {name: tuple(rounded(one[name]) for one in said) for name in said[0]},
+        None if original is None else {name: rounded(value) for name, value in original.items()},
+    )
 
 
 def margins_of(model: nn.Module, examples: Examples) -> NDArray[np.float64]:
@@ -60,6 +75,6 @@ def relearned(model: nn.Module, examples: Examples, how: Relearning) -> float:
     return float(curves.areas()[0])
 
 
-def rounded(values: NDArray[np.float64]) -> tuple[float, ...]:
-    """As a ledger keeps them: eight significant digits, finer than any two machines agree."""
-    return tuple(float(f"{value:.{DIGITS}g}") for value in np.asarray(values, dtype=np.float64).ravel())
+def rounded(value: float) -> float:
+    """As a ledger keeps it: eight significant digits, finer than any two machines agree."""
+    return float(f"{value:.{DIGITS}g}")
