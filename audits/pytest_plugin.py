@@ -53,13 +53,16 @@ def _asked(config: pytest.Config, name: str) -> str | None:
     return given if given is not None else (config.getini(f"unlearnkit_{name}") or None)
 
 
+def _folder(config: pytest.Config, name: str) -> Path:
+    """Where a path starts: on the command line where pytest was called, in the ini file where that lies."""
+    if config.getoption(f"--unlearnkit-{name}") is not None:
+        return config.invocation_params.dir
+    return config.inipath.parent if config.inipath else config.rootpath
+
+
 def _path(config: pytest.Config, name: str) -> Path | None:
-    """A path: of the command line from where pytest was called, of the ini file from where that lies."""
-    given = config.getoption(f"--unlearnkit-{name}")
-    if given is not None:
-        return config.invocation_params.dir / given
-    said = config.getini(f"unlearnkit_{name}")
-    return (config.inipath.parent if config.inipath else config.rootpath) / said if said else None
+    said = _asked(config, name)
+    return None if said is None else _folder(config, name) / said
 
 
 @pytest.hookimpl(tryfirst=True)  # before -k and -m choose
@@ -141,9 +144,8 @@ def _check(config: pytest.Config) -> Check:
         ledger, model = _path(config, "ledger"), _path(config, "model")
         if ledger is None or model is None:
             pytest.skip("no --unlearnkit-ledger and --unlearnkit-model were given")
-        manifests = [
-            config.invocation_params.dir / name for name in (_asked(config, "canaries") or "").split(",") if name
-        ]
+        names = (_asked(config, "canaries") or "").split(",")
+        manifests = [_folder(config, "canaries") / name for name in names if name]
         config.stash[_CHECK] = check_files(ledger, model, data=_asked(config, "data"), canaries=manifests)
     return config.stash[_CHECK]
 
