@@ -142,6 +142,7 @@ class _Asked:
     line: int
     significance: float
     exact: bool  # the audit's claim: no tolerance is granted
+    others: bool = False  # another class was forgotten too, which may be why these examples lie low
     idle: str | None = None  # why there is nothing to hold a model against
 
 
@@ -274,14 +275,15 @@ def check(
         treated = _Treated(model)
         families = [_measured(one, entry, data, treated) for one, entry in asked]
         coins = [_canaries(one, entry, data, sealed, model) for one, entry in asked]
-    return _judged([_of_ledger(one, entry) for one, entry in asked], families, coins, name)
+    classes = {one.id for one, entry in asked if entry is not None and one.what and one.what.kind == "class"}
+    return _judged([_of_ledger(one, entry, classes - {one.id}) for one, entry in asked], families, coins, name)
 
 
-def _of_ledger(one: Deletion, entry: Entry | None) -> _Asked:
+def _of_ledger(one: Deletion, entry: Entry | None, classes: set[str]) -> _Asked:
     if entry is None or entry.audit is None or entry.reference is None:
         why = f"The ledger says {one.state!r}: there is no audit to hold the model against."
-        return _Asked(one.id, one.lines[-1].number, 0.05, False, why)
-    return _Asked(one.id, entry.number, entry.audit.significance, entry.audit.claim == "exact")
+        return _Asked(one.id, one.lines[-1].number, 0.05, False, idle=why)
+    return _Asked(one.id, entry.number, entry.audit.significance, entry.audit.claim == "exact", bool(classes))
 
 
 def compare(
@@ -532,7 +534,7 @@ def _judged(
         if family.numbers:
             raw = _ranked(family.numbers, law.exact)[0]
             rows += [
-                _row(one.id, number, law, len(family.numbers), *ps)
+                _row(one, number, law, len(family.numbers), *ps)
                 for number, *ps in zip(family.numbers, raw, inside[i], corrected[i], strict=True)
             ]
         coin = coins[i][0]
@@ -544,12 +546,13 @@ def _judged(
     return _summed_up(name, checked)
 
 
-def _row(name: str, one: _Number, law: _Law, of: int, p: float, inside: float, across: float) -> Row:
+def _row(asked: _Asked, one: _Number, law: _Law, of: int, p: float, inside: float, across: float) -> Row:
     oracles = one.oracles
     mean = float(oracles.mean())
     state: State = "PASS"
     if inside <= law.significance:
-        state = "FAIL" if across <= law.significance else "INCONCLUSIVE"
+        explained = asked.others and one.value < mean
+        state = "FAIL" if across <= law.significance and not explained else "INCONCLUSIVE"
     where = _GROUPS[one.reading.group]
     treated = _TREATED.get(one.reading.treatment, f" ({one.reading.treatment})")
     accuracy = one.statistic == "accuracy"
@@ -564,10 +567,12 @@ def _row(name: str, one: _Number, law: _Law, of: int, p: float, inside: float, a
         sentence += (
             " The model remembers them again." if one.value > mean else " Retraining does not leave them that low."
         )
+    elif state == "INCONCLUSIVE" and across <= law.significance:
+        sentence += " Retraining did not leave them that low, but more was forgotten since; audit it anew."
     elif state == "INCONCLUSIVE":
         sentence += " It stands out by itself, but not when the whole ledger is counted; audit it anew."
     return Row(
-        name,
+        asked.id,
         one.reading.treatment,
         where,
         _SAID[one.statistic],

@@ -5,7 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from unlearnkit.audits.ledger import AuditRef, Entry, Points, Reading, Reference, Source, What, append
+import numpy as np
+import torch
+
+from unlearnkit.audits.ledger import AuditRef, Entry, Points, Reading, Reference, Source, What, append, hashed
+from unlearnkit.audits.recorded import content
+from unlearnkit.audits.treatments import SHIPPED, margins_of, reading_of, statistics
+from unlearnkit.data import load
+from unlearnkit.models import Architecture, build, save_model
 
 SALT = "0" * 32
 
@@ -54,3 +61,37 @@ def written(path: Path, *steps: tuple[str, str]) -> Path:
     for name, state in steps:
         append(path, step(name, state))
     return path
+
+
+def repository(folder: Path, *names: str) -> Path:
+    """A ledger, data and two models, made in no time: `good` is one more untrained network like the nineteen that play
+    the oracles, `bad` answers everything with the class to be forgotten. The ledger holds a deletion for each name.
+    """
+    rng = np.random.default_rng(0)
+    labels = np.arange(60) % 3
+    for part in ("train", "test"):
+        images = rng.integers(0, 256, (60, 8, 8), dtype=np.uint8)
+        np.save(folder / f"{part}.npy", images)
+    arrays = {f"{part}_images": np.load(folder / f"{part}.npy") for part in ("train", "test")}
+    np.savez(folder / "data.npz", **arrays, train_labels=labels[:, None], test_labels=labels[:, None])
+    data = load(f"npz:{folder / 'data.npz'}")
+    shape = Architecture("mlp", 3, (1, 8, 8))
+    examples = data.train.take(np.flatnonzero(labels == 2))
+    bad = build(shape, seed=99)
+    save_model(folder / "good.safetensors", bad, shape)
+    with torch.no_grad():
+        bad.head.get_parameter("bias")[2] += 50.0
+    save_model(folder / "bad.safetensors", bad, shape)
+    oracles = np.stack([margins_of(build(shape, seed=seed), examples) for seed in range(19)])
+    found = reference(
+        classes=3,
+        shape=(1, 8, 8),
+        data=Source("npz:data.npz", None, 0.2, 0),
+        tolerances={"recognition": 0.05, "class_margin": 3.0},
+        points=(Points("forgotten", hashed(SALT, examples.ids.tolist()), content(SALT, examples)),),
+        readings=(reading_of(SHIPPED, "forgotten", oracles, statistics(margins_of(bad, examples))),),
+        missing={"relearned": "the entry was written without the store of the audit's oracles"},
+    )
+    for name in names:
+        append(folder / "deletions.jsonl", step(name, "audited", what=what(forget_class=2), reference=found))
+    return folder / "deletions.jsonl"
