@@ -14,6 +14,7 @@ import pytest
 import torch
 from ledger_samples import repository, written
 
+import unlearnkit.audits.check  # noqa: F401 - runs within this process forget what they import, torch must not be
 from unlearnkit.audits.pytest_plugin import NotForgotten, assert_forgotten
 from unlearnkit.data import split
 from unlearnkit.models import Architecture, build
@@ -66,7 +67,7 @@ def test_a_model_that_remembers_fails_with_a_message(run: Run) -> None:
         [
             "*unlearnkit: DR-1*",
             "*bad.safetensors does not keep the deletion 'DR-1'.",
-            "  FAIL: Right answers on forgotten examples: 100.0*retrained models *The model remembers them again. (p = *",
+            "  FAIL: Right answers on forgotten examples: 100.0*The model remembers them again. (p = *",
             "Unlearn again and audit the result, or do not ship this model.",
         ]
     )
@@ -114,7 +115,7 @@ def test_it_works_under_xdist(run: Run) -> None:
 def test_an_undecided_deletion_fails_unless_told_to_skip(run: Run, tmp_path: Path) -> None:
     """Nothing can be checked: the data are gone."""
     ledger = repository(tmp_path, "DR-1")
-    labels = np.zeros((3, 1), dtype=np.int64)
+    labels = np.arange(3)[:, None]
     images = np.zeros((3, 8, 8), dtype=np.uint8)
     np.savez(tmp_path / "data.npz", train_images=images, test_images=images, train_labels=labels, test_labels=labels)
     found = run("good", ledger=ledger)
