@@ -688,31 +688,40 @@ def ledger_show(
 
 @ledger_app.command("verify", epilog=_example("unlearnkit ledger verify deletions.jsonl --head 3f9a…"))
 def ledger_verify(
-    ledger: LedgerArgument,
+    ledgers: Annotated[list[Path], typer.Argument(help="The ledgers.", metavar="LEDGER...", show_default=False)],
     head: Annotated[
         str | None,
         typer.Option(help="The hash of the last line that you kept: finds lines cut off the end.", show_default=False),
     ] = None,
 ) -> None:
     """Hold every line against its hash and the line before. Exit code 1 when something is wrong; all of it is named."""
-    from unlearnkit.audits.ledger import Ledger, in_words, parse, read_bytes
-
-    entries, faults = parse(read_bytes(ledger))
-    for fault in faults:
-        console.print(f"[red]NO[/]  {escape(in_words(fault))}", highlight=False, soft_wrap=True)
-    hashes = {entry.hash: entry.number for entry in entries}
-    lost = not faults and head is not None and head not in hashes
-    if lost:
-        console.print("[red]NO[/]  no line has the hash kept as --head: lines were cut off, or all was written anew")
-    if faults or lost:
+    if head is not None and len(ledgers) > 1:
+        raise UsageError(f"ledger verify: --head belongs to one ledger, got {len(ledgers)}")
+    if not all([_is_whole(ledger, head) for ledger in ledgers]):
         console.print("[bold red]REFUSED[/]  this is not the ledger that was written")
         raise typer.Exit(1)
-    since = "" if head is None else f", {len(entries) - hashes[head]:,} since the head that you kept"
+
+
+def _is_whole(path: Path, head: str | None) -> bool:
+    """Tell what is wrong with a ledger, or that nothing is."""
+    from unlearnkit.audits.ledger import Ledger, in_words, parse, read_bytes, shown
+
+    entries, faults = parse(read_bytes(path))
+    where = escape(shown(str(path)))
+    for fault in faults:
+        console.print(f"[red]NO[/]  {where}: {escape(in_words(fault))}", highlight=False, soft_wrap=True)
+    since = {entry.hash: len(entries) - entry.number for entry in entries}
+    if not faults and head is not None and head not in since:
+        said = "no line has the hash kept as --head: lines were cut off, or all was written anew"
+        console.print(f"[red]NO[/]  {where}: {said}", highlight=False, soft_wrap=True)
+        return False
+    if faults:
+        return False
     lines = f"{len(entries):,} line{'' if len(entries) == 1 else 's'}"
-    console.print(f"[bold green]WHOLE[/]  {lines}{since}", highlight=False)
+    after = "" if head is None else f", {since[head]:,} since the head that you kept"
+    console.print(f"[bold green]WHOLE[/]  {where}: {lines}{after}", highlight=False, soft_wrap=True)
     console.print(f"head: {Ledger(entries).head}", markup=False, highlight=False, soft_wrap=True)
-    if head is None:
-        console.print("Keep the head elsewhere: without it nobody can tell whether lines are missing at the end.")
+    return True
 
 
 @app.command(epilog=_example("unlearnkit check deletions.jsonl --model model.safetensors"))
