@@ -324,12 +324,19 @@ def _check_writable(out: Path) -> None:
 @app.command(epilog=_example("unlearnkit report audit.json -o report.pdf"))
 def report(
     result: Annotated[Path, typer.Argument(help="The result file.", metavar="AUDIT.json", show_default=False)],
-    output: Annotated[Path, typer.Option("--output", "--out", "-o", help="The PDF to write.")] = Path("report.pdf"),
+    output: Annotated[
+        Path, typer.Option("--output", "--out", "-o", help="What to write: .pdf, .html, or .md for a model card.")
+    ] = Path("report.pdf"),
+    organization: Annotated[
+        Path | None,
+        typer.Option(help="A TOML file: organization, contact, logo, language, words.", show_default=False),
+    ] = None,
 ) -> None:
-    """Typeset the PDF from a result file and its evidence; the same file gives the same bytes."""
+    """Write the report from a result file and its evidence; the same files give the same bytes."""
+    from unlearnkit.reports.letterhead import read_letterhead
     from unlearnkit.reports.pdf import write_report
 
-    write_report(result, output)
+    write_report(result, output, None if organization is None else read_letterhead(organization))
     console.print(f"report: {output}", markup=False, highlight=False, soft_wrap=True)
 
 
