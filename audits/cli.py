@@ -418,11 +418,13 @@ def sign(
     target = output or file.with_suffix(".signed.pdf")
     if target.suffix != ".pdf":
         raise UsageError(f"{target}: the name of a signed report must end in .pdf")
-    audit = attachments(file)["audit.json"]
+    audit, pdf = attachments(file)["audit.json"], file.read_bytes()
+    if signing.is_signed(pdf):
+        raise UsageError(f"{file}: is signed already; sign the file that unlearnkit report wrote")
     checked = verify_file(file)
     if faults := [check for check in checked.checks if not check.passed]:
         raise UsageError(f"{file}: does not verify, so it is not signed: {faults[0].name}: {faults[0].sentence}")
-    signed = signing.sign_pdf(file.read_bytes(), identity)
+    signed = signing.sign_pdf(pdf, identity)
     body = signing.statement(checked.result, audit=audit, pdf=signed)
     write_atomic(target, signed)
     console.print(f"signed: {target}", markup=False, highlight=False, soft_wrap=True)

@@ -76,8 +76,9 @@ def is_encrypted(key: Path) -> bool:
     needs_extra()
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+    data = _read(key)
     try:
-        load_pem_private_key(_read(key), None)
+        load_pem_private_key(data, None)
     except TypeError:
         return True
     except ValueError:
@@ -103,8 +104,9 @@ def read_identity(key: Path, certificate: Path, *, passphrase: bytes | None = No
         raise UsageError(f"{key}: {reason}") from error
     if not isinstance(private, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey):
         raise UsageError(f"{key}: must be an RSA, elliptic curve or Ed25519 key, got {type(private).__name__}")
+    text = _read(certificate)
     try:
-        found = x509.load_pem_x509_certificates(_read(certificate))
+        found = x509.load_pem_x509_certificates(text)
     except ValueError as error:
         raise UsageError(f"{certificate}: is no certificate in PEM form") from error
     own = [one for one in found if one.public_key() == private.public_key()]
@@ -119,6 +121,7 @@ def sign_pdf(pdf: bytes, identity: Identity) -> bytes:
     """The same PDF with a PAdES signature appended; no page of it is touched."""
     needs_extra()
     from asn1crypto import keys
+    from cryptography.hazmat.primitives.asymmetric import ed25519
     from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
     from pyhanko.pdf_utils.incremental_writer import IncrementalPdfFileWriter
     from pyhanko.sign.fields import SigSeedSubFilter
@@ -133,7 +136,8 @@ def sign_pdf(pdf: bytes, identity: Identity) -> bytes:
     signer = SimpleSigner(
         signing_cert=_asn1(identity.certificate), signing_key=keys.PrivateKeyInfo.load(der), cert_registry=store
     )
-    meta = PdfSignatureMetadata(field_name=FIELD, subfilter=SigSeedSubFilter.PADES, md_algorithm="sha256")
+    hashed = "sha512" if isinstance(identity.key, ed25519.Ed25519PrivateKey) else "sha256"  # RFC 8419 fixes the former
+    meta = PdfSignatureMetadata(field_name=FIELD, subfilter=SigSeedSubFilter.PADES, md_algorithm=hashed)
     signed: bytes = PdfSigner(meta, signer).sign_pdf(IncrementalPdfFileWriter(io.BytesIO(pdf))).getvalue()
     return signed
 
@@ -346,16 +350,17 @@ def _untrusted(
 ) -> str:
     from cryptography import x509
     from pyhanko_certvalidator import CertificateValidator, ValidationContext
-    from pyhanko_certvalidator.errors import PathBuildingError, PathValidationError
+    from pyhanko_certvalidator.errors import InvalidCertificateError, PathBuildingError, PathValidationError
 
+    text = _read(trust)
     try:
-        roots = [_asn1(one) for one in x509.load_pem_x509_certificates(_read(trust))]
+        roots = [_asn1(one) for one in x509.load_pem_x509_certificates(text)]
     except ValueError as error:
         raise UsageError(f"{trust}: is no certificate in PEM form") from error
     context = ValidationContext(trust_roots=roots, other_certs=list(others), moment=when, allow_fetching=False)
     try:
         asyncio.run(CertificateValidator(certificate, validation_context=context).async_validate_usage(set()))
-    except (PathBuildingError, PathValidationError) as error:
+    except (InvalidCertificateError, PathBuildingError, PathValidationError) as error:
         return str(error)
     return ""
 

@@ -64,8 +64,9 @@ def verify_file(path: Path, *, trust: Path | None = None, statement: Path | None
     trust: certificates to which a signature must lead. statement: of the same signer; left out, the file that
     `unlearnkit sign --statement` writes beside a report, if it is there.
     """
-    if not path.is_file():
-        raise UsageError(f"{path}: no such file")
+    for named in (path, trust, statement):
+        if named is not None and not named.is_file():
+            raise UsageError(f"{named}: no such file")
     with path.open("rb") as file:
         is_pdf = file.read(5) == b"%PDF-"
     if is_pdf:
@@ -82,12 +83,12 @@ def verify_file(path: Path, *, trust: Path | None = None, statement: Path | None
             sidecar = evidence_path(path, result).read_bytes()
         except (FileNotFoundError, IsADirectoryError) as error:
             raise UsageError(f"{path}: its evidence {result.evidence.file!r} does not lie beside it") from error
+    if statement is not None and not is_pdf:
+        raise UsageError(f"{statement}: a statement is about a signed report; name the PDF, not {path}")
     checks = [_hash(result, sidecar)]
     if checks[0].passed:
         checks.append(_verdict(result, sidecar, path))
     if not is_pdf:
-        if statement is not None:
-            raise UsageError(f"{statement}: a statement is about a signed report; name the PDF, not {path}")
         return Verified(result, tuple(checks))
     pdf, typeset = path.read_bytes(), None
     signed = is_signed(pdf)
@@ -106,12 +107,8 @@ def verify_file(path: Path, *, trust: Path | None = None, statement: Path | None
 
 def _statement(file: Path, result: AuditResult, audit: bytes, pdf: bytes, trust: Path | None) -> Check:
     """The signed statement about this report."""
-    try:
-        said = file.read_bytes()
-    except OSError as error:
-        raise UsageError(f"{file}: cannot be read ({error.strerror})") from error
     expected = statement_of(result, audit=audit, pdf=pdf)
-    found = check_statement(said, expected, now=datetime.now(UTC), trust=trust)
+    found = check_statement(file.read_bytes(), expected, now=datetime.now(UTC), trust=trust)
     return Check("statement", found.passed, f"{file.name}: {found.sentence}")
 
 
