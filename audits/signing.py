@@ -202,7 +202,7 @@ def _only_signed(reader: Any, pdf: bytes, typeset: bytes) -> str:
         if ref.idnum == metadata or ref.idnum not in old:
             continue
         was, now = before.get_object(ref), reader.get_object(ref)
-        kind = "/Info" if ref.idnum == info else now.get("/Type") if isinstance(now, dict) else None
+        kind = "/Info" if ref.idnum == info else str(now.get("/Type")) if isinstance(now, dict) else ""
         gained = _GAINED.get(kind)
         if gained is None:
             return f"object {ref.idnum} was replaced"
@@ -213,7 +213,7 @@ def _only_signed(reader: Any, pdf: bytes, typeset: bytes) -> str:
     return "" if {*root["/AcroForm"]} <= {"/Fields", "/SigFlags"} else "the form does more than sign"
 
 
-_GAINED: dict[str | None, set[str]] = {  # what signing adds to an object, or sets anew
+_GAINED: dict[str, set[str]] = {  # what signing adds to an object, or sets anew
     "/Catalog": {"/AcroForm", "/Extensions", "/Version"},
     "/Page": {"/Annots"},
     "/Info": {"/ModDate", "/Producer"},

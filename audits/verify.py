@@ -93,9 +93,10 @@ def verify_file(path: Path, *, trust: Path | None = None, statement: Path | None
     pdf, typeset = path.read_bytes(), None
     signed = is_signed(pdf)
     if all(check.passed for check in checks):
-        letterhead = parts.get(LETTERHEAD)
-        typeset = render(result, sidecar, letterhead and Letterhead.from_json(letterhead, what=f"{path}: {LETTERHEAD}"))
-        checks.append(_pages(pdf, typeset, signed=signed, worded=bool(letterhead)))
+        head = parts.get(LETTERHEAD)
+        letterhead = None if head is None else Letterhead.from_json(head, what=f"{path}: {LETTERHEAD}")
+        typeset = render(result, sidecar, letterhead)
+        checks.append(_pages(pdf, typeset, signed=signed, worded=letterhead is not None))
     if signed:
         found = check_pdf(pdf, typeset=typeset, trust=trust)
         checks.append(Check("signature", found.passed, found.sentence))

@@ -144,7 +144,8 @@ def _fits(own: Any, base: Any, where: str) -> None:
         if not isinstance(own, list) or not own:
             raise UsageError(f"{where}: must be a list, got {own!r}")
         # How many texts stand around the numbers of a sentence is fixed; a list of sentences may be longer.
-        if isinstance(base[0], str) and not where.endswith("-out-list") and len(own) != len(base):
+        fixed = isinstance(base[0], str) and not where.endswith(("-out-list", ".fields"))
+        if fixed and len(own) != len(base):
             raise UsageError(f"{where}: must be a list of {len(base)} texts, got {len(own)}")
         for index, value in enumerate(own):
             _fits(value, base[0], f"{where}[{index}]")
