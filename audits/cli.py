@@ -1,4 +1,4 @@
-"""The command line: `unlearnkit demo, train, unlearn, audit, report, verify, selftest, methods, attacks, store`."""
+"""The command line: `unlearnkit demo, train, unlearn, audit, report, sign, verify, selftest, methods, attacks, …`."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from unlearnkit.audits.spec import Spec
     from unlearnkit.fleet import Progress as FleetProgress
     from unlearnkit.fleet import Watch
+    from unlearnkit.reports.letterhead import Letterhead
     from unlearnkit.store import Fault, Store
 
 app = typer.Typer(
@@ -257,12 +258,13 @@ def audit(
     from unlearnkit.audits.case import prepare
 
     spec = _spec(spec_path, tier, device)
+    letterhead = _letterhead(spec)
     _check_writable(out)
     case = prepare(spec, sealed=out / "canaries.json")
     with _progress("audit") as watch:
         fleet = fleet_for(case, _store(store, out), engine=engine, fresh=fresh, watch=watch)
         result, sidecar = run_audit(spec, fleet, command=_command(), case=case)
-    _finish(out, result, sidecar)
+    _finish(out, result, sidecar, letterhead)
     raise typer.Exit(EXIT_CODES[result.verdict.word])
 
 
@@ -277,13 +279,20 @@ def _store(url: str | None, out: Path) -> Store:
     return Store(url or out / "store")
 
 
-def _finish(out: Path, result: AuditResult, sidecar: bytes) -> Path:
+def _letterhead(spec: Spec) -> Letterhead | None:
+    """Read before anything is trained: a mistake in it shows at once."""
+    from unlearnkit.reports.letterhead import read_letterhead
+
+    return None if spec.report.letterhead is None else read_letterhead(spec.path(spec.report.letterhead))
+
+
+def _finish(out: Path, result: AuditResult, sidecar: bytes, letterhead: Letterhead | None = None) -> Path:
     from unlearnkit.audits.audit import save_audit
     from unlearnkit.reports.pdf import write_report
 
     path = save_audit(out, result, sidecar)
     report = out / "report.pdf"
-    write_report(path, report)
+    write_report(path, report, letterhead)
     _show(result)
     console.print(f"result: {path}\nreport: {report}", markup=False, highlight=False, soft_wrap=True)
     return report
@@ -337,35 +346,105 @@ def _check_writable(out: Path) -> None:
 @app.command(epilog=_example("unlearnkit report audit.json -o report.pdf"))
 def report(
     result: Annotated[Path, typer.Argument(help="The result file.", metavar="AUDIT.json", show_default=False)],
-    output: Annotated[Path, typer.Option("--output", "--out", "-o", help="The PDF to write.")] = Path("report.pdf"),
+    output: Annotated[
+        Path, typer.Option("--output", "--out", "-o", help="What to write: .pdf, .html, or .md for a model card.")
+    ] = Path("report.pdf"),
+    organization: Annotated[
+        Path | None,
+        typer.Option(help="A TOML file: organization, contact, logo, language, words.", show_default=False),
+    ] = None,
 ) -> None:
-    """Typeset the PDF from a result file and its evidence; the same file gives the same bytes."""
+    """Write the report from a result file and its evidence; the same files give the same bytes."""
+    from unlearnkit.reports.letterhead import read_letterhead
     from unlearnkit.reports.pdf import write_report
 
-    write_report(result, output)
+    write_report(result, output, None if organization is None else read_letterhead(organization))
     console.print(f"report: {output}", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command(epilog=_example("unlearnkit verify report.pdf"))
 def verify(
     file: Annotated[Path, typer.Argument(help="A report or a result file.", show_default=False)],
+    trust: Annotated[
+        Path | None, typer.Option(help="Certificates (PEM) to which a signature must lead.", show_default=False)
+    ] = None,
+    statement: Annotated[
+        Path | None,
+        typer.Option(help="A signed statement; default: the one beside a report, if any.", show_default=False),
+    ] = None,
 ) -> None:
-    """Compute the verdict again from the evidence and check every hash. Exit code 1 when the file is refused."""
+    """Compute the verdict again from the evidence, check hashes and signatures. Exit code 1: the file is refused."""
     from unlearnkit.audits.verify import verify_file
 
-    checked = verify_file(file)
+    checked = verify_file(file, trust=trust, statement=statement)
     for check in checked.checks:
-        console.print(f"{'[green]ok[/]' if check.passed else '[red]NO[/]'}  {check.name}: {escape(check.sentence)}")
+        console.print(
+            f"{'[green]ok[/]' if check.passed else '[red]NO[/]'}  {check.name}: {escape(check.sentence)}",
+            soft_wrap=True,
+        )
     word = checked.result.verdict.word
     if not checked.passed:
-        console.print("[bold red]REFUSED[/]  this file does not say what its evidence says")
+        console.print("[bold red]REFUSED[/]  this file does not say what its evidence says, or its signature is broken")
         raise typer.Exit(1)
     console.print(f"[bold green]VERIFIED[/]  the verdict {word} follows from the evidence")
+    since = "" if checked.signed else ", since no signature says who wrote this"
     console.print(
-        "Not checked, since no signature says who wrote this: the request, the method and the model file are taken as "
-        "stated. Compare the model's sha256 with the file that is shipped.",
+        f"Not checked{since}: the request, the method and the model file are taken as stated. "
+        "Compare the model's sha256 with the file that is shipped.",
         highlight=False,
     )
+
+
+@app.command(epilog=_example("unlearnkit sign report.pdf --key key.pem --certificate certificate.pem --statement"))
+def sign(
+    file: Annotated[Path, typer.Argument(help="The report (PDF).", metavar="REPORT.pdf", show_default=False)],
+    key: Annotated[Path, typer.Option(help="The private key (PEM).", show_default=False)],
+    certificate: Annotated[Path, typer.Option(help="Its certificate (PEM); a chain may follow.", show_default=False)],
+    passphrase_file: Annotated[
+        Path | None, typer.Option(help="Holds the key's passphrase; else it is asked for.", show_default=False)
+    ] = None,
+    statement: Annotated[
+        bool, typer.Option("--statement", help="Also write a signed in-toto test-result statement on the model.")
+    ] = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", "--out", "-o", help="Default: REPORT.signed.pdf.", show_default=False)
+    ] = None,
+) -> None:
+    """Sign a report that verifies (PAdES), and on request a statement on the model's digest (in-toto, DSSE)."""
+    from datetime import UTC, datetime
+
+    from unlearnkit.audits import signing
+    from unlearnkit.audits.verify import verify_file
+    from unlearnkit.reports.pdf import attachments
+    from unlearnkit.store import write_atomic
+
+    signing.needs_extra()
+    passphrase = None
+    if passphrase_file is not None:
+        try:
+            passphrase = passphrase_file.read_bytes().rstrip(b"\r\n")
+        except OSError as error:
+            raise UsageError(f"{passphrase_file}: cannot be read ({error.strerror})") from error
+    elif sys.stdin.isatty() and signing.is_encrypted(key):
+        passphrase = typer.prompt(f"Passphrase of {key}", hide_input=True, err=True).encode()
+    identity = signing.read_identity(key, certificate, passphrase=passphrase, now=datetime.now(UTC))
+    target = output or file.with_suffix(".signed.pdf")
+    if target.suffix != ".pdf":
+        raise UsageError(f"{target}: the name of a signed report must end in .pdf")
+    audit, pdf = attachments(file)["audit.json"], file.read_bytes()
+    if signing.is_signed(pdf):
+        raise UsageError(f"{file}: is signed already; sign the file that unlearnkit report wrote")
+    checked = verify_file(file)
+    if faults := [check for check in checked.checks if not check.passed]:
+        raise UsageError(f"{file}: does not verify, so it is not signed: {faults[0].name}: {faults[0].sentence}")
+    signed = signing.sign_pdf(pdf, identity)
+    body = signing.statement(checked.result, audit=audit, pdf=signed)
+    write_atomic(target, signed)
+    console.print(f"signed: {target}", markup=False, highlight=False, soft_wrap=True)
+    if statement:
+        beside = target.with_suffix(".intoto.json")
+        write_atomic(beside, signing.envelope(body, identity))
+        console.print(f"statement: {beside}", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command(epilog=_example("unlearnkit selftest"))

@@ -123,6 +123,7 @@ class ReportSpec:
     """[report]"""
 
     organization: str = ""
+    letterhead: str | None = None  # a TOML file: organization, contact, logo, language, words
 
 
 @dataclass(frozen=True)
