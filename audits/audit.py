@@ -333,7 +333,7 @@ def audit(spec: Spec, fleet: Fleet, *, command: str, case: Case | None = None) -
     models = models_of(case, wanted, store)
     looked = looks(case, wanted, models)
     plan = plan_of(case, wanted)
-    request, data, canaries = _request(case, wanted), _data_record(case), _canary_record(case, wanted)
+    request, data, canaries = _request(case, wanted), data_record(case), _canary_record(case, wanted)
     keys = {name: [fleet.key(job) for job in group] for name, group in looked.jobs.items()}
     registration = register(store, plan, request=request, data=data, canaries=canaries, models=keys)
     made = _made(fleet, looked)
@@ -448,7 +448,7 @@ def _request(case: Case, wanted: Demand) -> Request:
     )
 
 
-def _data_record(case: Case) -> DataRecord:
+def data_record(case: Case) -> DataRecord:
     return DataRecord(
         case.dataset.source,
         case.train.fingerprint,

@@ -1,4 +1,4 @@
-"""The command line: `unlearnkit demo, train, unlearn, audit, report, verify, selftest, methods, attacks, store`."""
+"""The command line: `unlearnkit demo, train, unlearn, audit, worst-case, report, verify, selftest, methods, attacks, store`."""
 
 from __future__ import annotations
 
@@ -26,9 +26,11 @@ from unlearnkit.result import EXIT_CODES, AuditResult, UsageError
 
 if TYPE_CHECKING:
     from unlearnkit.audits.case import Case
+    from unlearnkit.audits.certificate import Instruments
     from unlearnkit.audits.spec import Spec
     from unlearnkit.fleet import Progress as FleetProgress
     from unlearnkit.fleet import Watch
+    from unlearnkit.hardest import WorstCase
     from unlearnkit.store import Fault, Store
 
 app = typer.Typer(
@@ -251,6 +253,78 @@ def audit(
         result, sidecar = run_audit(spec, fleet, command=_command(), case=case)
     _finish(out, result, sidecar)
     raise typer.Exit(EXIT_CODES[result.verdict.word])
+
+
+@app.command("worst-case", epilog=_example("unlearnkit worst-case spec.toml --out worst-case"))
+def worst_case(
+    spec_path: SpecArgument,
+    out: OutOption = Path("unlearnkit-out"),
+    store: StoreOption = None,
+    fresh: FreshOption = False,
+    device: DeviceOption = None,
+    engine: EngineOption = "local",
+) -> None:
+    """Search the forget set that is hardest to forget, audit methods on it, and hold it against random sets.
+
+    Writes worst_case.json, forget.txt (the set, for deletion.forget_ids) and worst_case.pdf.
+    """
+    from unlearnkit.attacks import ATTACKS
+    from unlearnkit.audits.audit import fleet_for
+    from unlearnkit.audits.case import prepare
+    from unlearnkit.audits.worst_case import IDS, plan, save_worst_case
+    from unlearnkit.audits.worst_case import worst_case as find
+    from unlearnkit.reports.worst_case import write_page
+
+    spec = _spec(spec_path, None, device)
+    _check_writable(out)
+    case = prepare(spec)
+    with _progress("worst case") as watch:
+        fleet = fleet_for(case, _store(store, out), engine=engine, fresh=fresh, watch=watch)
+        work = plan(case, fleet, ATTACKS)
+        for said in work.cost:
+            console.print(f"cost: {said}", markup=False, highlight=False, soft_wrap=True)
+        result, evidence = find(work, instruments=_instruments(), command=_command())
+    path = save_worst_case(out, result, evidence)
+    write_page(path, out / "worst_case.pdf")
+    _show_worst_case(result)
+    console.print(
+        f"result: {path}\nforget set: {out / IDS}\npage: {out / 'worst_case.pdf'}",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _instruments() -> Instruments:
+    """What the certificate measures beside accuracies and margins."""
+    from unlearnkit.attacks import RMIAOffline
+    from unlearnkit.audits.certificate import Instruments
+
+    return Instruments({"RMIA": RMIAOffline()})
+
+
+def _show_worst_case(result: WorstCase) -> None:
+    """Methods in rows, found sets and random ones in columns; then what it means."""
+    from unlearnkit.audits.words import number
+    from unlearnkit.hardest import FOUND, RANDOM
+
+    found = [one.name for one in result.sets if one.kind == FOUND]
+    others = [one.name for one in result.sets if one.kind == RANDOM]
+    table = Table(title=f"{result.id}: average gap to retraining, percentage points", title_justify="left")
+    table.add_column("method")
+    for name in found:
+        table.add_column(name, justify="right", overflow="fold")
+    table.add_column(f"{len(others)} random sets", justify="right")
+    for method in result.methods:
+        gaps = [number(result.cell(method, name).average_gap.value) for name in found]
+        beside = [result.cell(method, name).average_gap.value for name in others]
+        spread = f"{number(sum(beside) / len(beside))} ({number(min(beside))} to {number(max(beside))})" if beside else "–"
+        table.add_row(method, *gaps, spread)
+    console.print(table)
+    for sentence in result.sentences:
+        console.print(sentence, markup=False, highlight=False)
+    for flag in result.flags:
+        console.print(f"note: {flag.sentence}", markup=False, highlight=False)
 
 
 def _planted(case: Case) -> dict[str, str]:

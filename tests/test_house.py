@@ -19,6 +19,7 @@ GROUND = (
     "editing",
     "engines",
     "fleet",
+    "hardest",
     "jobs",
     "masks",
     "methods",
@@ -45,6 +46,9 @@ STATISTICS = (
     "epsilon.py",
     "multiplicity.py",
     "anchor.py",
+    "simplex.py",
+    "pool_search.py",
+    "hardness.py",
 )
 PRINTS = ("audits/cli.py",)
 
