@@ -449,6 +449,7 @@ def _request(case: Case, wanted: Demand) -> Request:
 
 
 def data_record(case: Case) -> DataRecord:
+    """What the models were trained and looked at on."""
     return DataRecord(
         case.dataset.source,
         case.train.fingerprint,

@@ -5,7 +5,7 @@ Which m examples does the model still know best after it has tried to forget the
     min over w in S of  sum_i w_i loss_i(θ(w)) + γ |w|²,    S = {w in [0, 1]^n, sum w = m}
     θ(w) = fine-tuning of the original on  sum_i (1 - w_i) loss_i
 
-The lower level takes sign-gradient steps, so dθ/dw vanishes almost everywhere and the upper gradient is loss_i + 2γ w_i.
+The lower level takes sign-gradient steps, so dθ/dw vanishes almost everywhere; the upper gradient is loss_i + 2γ w_i.
 Any method may stand in the lower level; it is then asked to forget the m examples of largest weight.
 
 Differences from the published code: the step in w is measured in differences of the losses (`simplex.scale_free_step`):
@@ -196,7 +196,7 @@ class _Lower:
         return np.asarray(np.logaddexp(0.0, -margins.astype(np.float64)))
 
     def _weighted(self, step: int, w: Array) -> Array:
-        """Sign-gradient fine-tuning of the original on sum (1 - w) loss; kept in the store under all that decides it."""
+        """Sign-gradient fine-tuning on sum (1 - w) loss; kept in the store under all that decides it."""
         fleet, settings = self.arena.fleet, self.settings
         sets, store = fleet.bench.sets, fleet.store
         description = {

@@ -1,4 +1,4 @@
-"""The command line: `unlearnkit demo, train, unlearn, audit, worst-case, report, verify, selftest, methods, attacks, store`."""
+"""The command line: `unlearnkit demo, train, unlearn, audit, worst-case, report, verify, selftest, methods …`."""
 
 from __future__ import annotations
 
@@ -318,7 +318,8 @@ def _show_worst_case(result: WorstCase) -> None:
     for method in result.methods:
         gaps = [number(result.cell(method, name).average_gap.value) for name in found]
         beside = [result.cell(method, name).average_gap.value for name in others]
-        spread = f"{number(sum(beside) / len(beside))} ({number(min(beside))} to {number(max(beside))})" if beside else "–"
+        mean = sum(beside) / max(len(beside), 1)
+        spread = f"{number(mean)} ({number(min(beside))} to {number(max(beside))})" if beside else "–"
         table.add_row(method, *gaps, spread)
     console.print(table)
     for sentence in result.sentences:

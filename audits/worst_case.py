@@ -32,7 +32,7 @@ from unlearnkit.audits.structured import doubles, entanglement, far_from_retain,
 from unlearnkit.fleet import Fleet
 from unlearnkit.hardest import SCHEMA, SearchRecord, TraceStep, WorstCase
 from unlearnkit.methods import method_named
-from unlearnkit.result import Environment, Evidence, Flag, UsageError
+from unlearnkit.result import Environment, Evidence, Flag, UsageError, nearest
 from unlearnkit.store import write_atomic
 from unlearnkit.types import Attack, Method, Need
 
@@ -119,7 +119,10 @@ def plan(case: Case, fleet: Fleet, attacks: Mapping[str, type[Attack]]) -> Work:
     attack = None
     if settings.attack is not None:
         if settings.attack not in attacks:
-            raise UsageError(f"worst_case.attack: there is no attack {settings.attack!r}; attacks are {', '.join(attacks)}")
+            raise UsageError(
+                f"worst_case.attack: there is no attack {settings.attack!r}"
+                f"{nearest(settings.attack, attacks) or f'; attacks are {", ".join(attacks)}'}"
+            )
         attack = attacks[settings.attack]()
     scale = Scale(settings.random, settings.oracles, settings.unlearnings, 1 - case.spec.audit.significance)
     work = Work(case, settings, arena, tuple(methods), tuple(against), attack, size, scale, bilevels)
@@ -166,7 +169,9 @@ def _size(settings: WorstCaseSpec, arena: Arena) -> int:
     size = settings.size
     if isinstance(size, float):
         if not 0 < size < 1:
-            raise UsageError(f"worst_case.size: a share must lie between 0 and 1, got {size:g}; write a number of {what}")
+            raise UsageError(
+                f"worst_case.size: a share must lie between 0 and 1, got {size:g}; or write a whole number"
+            )
         size = round(size * n)
     check_size(size, n, what)
     return size
@@ -345,10 +350,11 @@ def _kept(one: Found, name: str, certificate: Certificate, work: Work) -> str:
     attack = next((m for m in cell.measures if work.attack is not None and m.name == f"{work.attack.name} AUC"), None)
     measure = attack or next(m for m in cell.measures if m.unit == "σ")
     low, high = measure.gap.low, measure.gap.high
-    limits = "" if low is None or high is None else f" ({100 * work.scale.confidence:.0f} % interval {low:.3g} to {high:.3g})"
+    share = f"{100 * work.scale.confidence:.0f} %"
+    limits = "" if low is None or high is None else f" ({share} interval {low:.3g} to {high:.3g})"
     return (
-        f"The search saw a leak of {one.details['found']:.3g} by {one.details['statistic']}; on seeds and oracles that it "
-        f"never saw, the {measure.name} is {measure.gap.value:.3g}{limits}."
+        f"The search saw a leak of {one.details['found']:.3g} by {one.details['statistic']}; on seeds and oracles that "
+        f"it never saw, the gap in {measure.name} is {measure.gap.value:.3g}{limits}."
     )
 
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from unlearnkit.audits.audit import looks, models_of
 from unlearnkit.audits.battery import judge
-from unlearnkit.audits.case import lend, _matched, demand, prepare
+from unlearnkit.audits.case import _matched, demand, lend, prepare
 from unlearnkit.audits.spec import parse_spec
 from unlearnkit.audits.verdict import state_of
 from unlearnkit.jobs import UnlearnJob
@@ -50,7 +50,7 @@ class Borrows(Method):
         return model
 
 
-def test_what_islend_to_a_method_is_no_held_out_example_any_more(monkeypatch: pytest.MonkeyPatch):
+def test_what_is_lent_to_a_method_is_no_held_out_example_any_more(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(METHODS, "Borrows", Borrows)
     body = {"deletion": {"forget_fraction": 0.1}, "method": {"name": "Borrows"}}
     case = prepare(parse_spec(body, folder=Path()))
