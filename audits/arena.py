@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from numpy.typing import NDArray
 
 from unlearnkit.fleet import Fleet, Observations
@@ -57,7 +57,7 @@ class Arena:
         return self.y[: self.trained.size]
 
     @cached_property
-    def ids(self) -> NDArray[np.str_]:
+    def ids(self) -> Shaped[np.ndarray, " n"]:
         """Names of all points."""
         sets = self.fleet.bench.sets
         return np.concatenate([sets.train.ids[self.trained], sets.test.ids[self.held_out]])

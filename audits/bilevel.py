@@ -210,6 +210,8 @@ class _Lower:
             "code": code_of(weighted_finetune),
         }
         key = content_key(description)
+        if fleet.fresh and key not in self.keys:
+            store.delete([key])
         self.keys.append(key)
         if key not in store:
             began = time.perf_counter()
@@ -266,8 +268,8 @@ def weighted_finetune(
             with torch.no_grad():
                 for parameter, gradient in zip(parameters, gradients, strict=True):
                     if gradient is not None:
-                        parameter -= lr * gradient.sign()
-    if not_finite(model) is not None:
+                        parameter.sub_(lr * gradient.sign())
+    if not_finite(model) is not None or not bool(torch.isfinite(loss).all()):
         raise UsageError(f"worst_case.lr: the model became infinite in the lower level; choose below {lr:g}")
     seen = observe(model.eval(), examples, device=device)
     return np.asarray(np.logaddexp(0.0, -seen.margins[:, 0]))

@@ -104,7 +104,7 @@ def certify(
         for method in methods
         for one in candidates
     }
-    groups: list[list[ModelJob]] = [*map(list, oracles.values()), *map(list, unlearned.values())]
+    groups: list[Sequence[ModelJob]] = [*oracles.values(), *unlearned.values()]
     jobs = [job for group in groups for job in group]
     key = arena.fleet.key
     check_apart((k for one in found.values() for k in one.keys), map(key, jobs))
@@ -199,7 +199,7 @@ def _cell(
             for rate, model in zip(group, models, strict=True):
                 rate[MIA] = 100 * instruments.efficacy(model.take(places), _attacker(model, places, n))
     values = {name: [np.array([rate[name] for rate in group]) for group in rates] for name in rates[0][0]}
-    measures = [_measure(name, "%", *pair, scale) for name, pair in values.items()]
+    measures = [_measure(name, "%", own, others, scale) for name, (own, others) in values.items()]
     margins = [np.stack([model.margins[places, 0] for model in group]) for group in (audited, oracles)]
     sigma = max(float(np.sqrt(margins[1].var(axis=0, ddof=1).mean())), 1e-12)
     own, others = (group.mean(axis=1) / sigma for group in margins)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from numpy.typing import NDArray
 
 from unlearnkit.audits.simplex import check_size
@@ -93,7 +93,7 @@ def pool_search(
     *,
     size: int,
     by: By = "loss",
-    ids: NDArray[np.str_],
+    ids: Shaped[np.ndarray, " point"],
     neighbors: Int[np.ndarray, "point k"] | None = None,
     partial: bool = False,
 ) -> Ranked:

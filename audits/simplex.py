@@ -15,7 +15,7 @@ from unlearnkit.result import UsageError
 Array = NDArray[np.float64]
 
 
-def project(v: Array, m: float) -> Array:
+def project(v: Array, m: int) -> Array:
     """The nearest point of S = {w in [0, 1]^n, sum w = m}: clip(v - μ, 0, 1), μ by bisection.
 
     The last step solves for μ exactly among the weights strictly between 0 and 1, so that the sum is right to rounding
@@ -25,7 +25,8 @@ def project(v: Array, m: float) -> Array:
     if v.ndim != 1 or not np.isfinite(v).all():
         raise UsageError(f"projection: the weights must be one finite number per choice, got shape {v.shape}")
     check_size(m, v.size, "choices")
-    low, high = float(v.min()) - 1.0, float(v.max())
+    v = v - v.max()  # only differences matter, and near 0 they keep their digits
+    low, high = float(v.min()) - 1.0, 0.0
     for _ in range(200):
         middle = (low + high) / 2
         if not low < middle < high:
@@ -41,10 +42,10 @@ def project(v: Array, m: float) -> Array:
     return np.asarray(np.clip(v - high, 0.0, 1.0))
 
 
-def check_size(m: float, n: int, what: str) -> None:
+def check_size(m: int, n: int, what: str) -> None:
     """Raise `UsageError` unless 0 < m < n."""
     if not 0 < m < n:
-        raise UsageError(f"worst_case.size: must lie between 1 and {n - 1:,} of the {n:,} {what}, got {m:g}")
+        raise UsageError(f"worst_case.size: must lie between 1 and {n - 1:,} of the {n:,} {what}, got {m:,}")
 
 
 def random_start(n: int, m: int, rng: np.random.Generator) -> Array:
@@ -61,7 +62,7 @@ def descend(w: Array, losses: Array, *, step: float, gamma: float) -> Array:
     The square is taken at the new point (a proximal step; Parikh & Boyd 2014, section 2.2) and not, as published, at
     the old one: the same to first order, but no γ makes it diverge, and γ → ∞ gives the uniform weights m / n.
     """
-    return project((w - step * losses) / (1.0 + 2.0 * step * gamma), float(w.sum()))
+    return project((w - step * losses) / (1.0 + 2.0 * step * gamma), round(float(w.sum())))
 
 
 def scale_free_step(losses: Array, m: int, *, pace: float) -> float:

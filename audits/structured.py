@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from numpy.typing import NDArray
 
 from unlearnkit.audits.duplicates import copies
@@ -59,7 +59,7 @@ def far_from_retain(features: Float[np.ndarray, "n d"], size: int) -> tuple[Rows
     return places, distance[places]
 
 
-def group_of(ids: NDArray[np.str_], pattern: str, group: str | None) -> tuple[Rows, str]:
+def group_of(ids: Shaped[np.ndarray, " n"], pattern: str, group: str | None) -> tuple[Rows, str]:
     """The examples of one group, where ids carry it, and its name: `pattern` is a regular expression whose first
     parenthesis is the group, as in "^(patient-[0-9]+)/". Left out, `group` is the largest one.
 

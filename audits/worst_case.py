@@ -119,10 +119,8 @@ def plan(case: Case, fleet: Fleet, attacks: Mapping[str, type[Attack]]) -> Work:
     attack = None
     if settings.attack is not None:
         if settings.attack not in attacks:
-            raise UsageError(
-                f"worst_case.attack: there is no attack {settings.attack!r}"
-                f"{nearest(settings.attack, attacks) or f'; attacks are {", ".join(attacks)}'}"
-            )
+            known = nearest(settings.attack, attacks) or f"; attacks are {', '.join(attacks)}"
+            raise UsageError(f"worst_case.attack: there is no attack {settings.attack!r}{known}")
         attack = attacks[settings.attack]()
     scale = Scale(settings.random, settings.oracles, settings.unlearnings, 1 - case.spec.audit.significance)
     work = Work(case, settings, arena, tuple(methods), tuple(against), attack, size, scale, bilevels)
@@ -169,9 +167,7 @@ def _size(settings: WorstCaseSpec, arena: Arena) -> int:
     size = settings.size
     if isinstance(size, float):
         if not 0 < size < 1:
-            raise UsageError(
-                f"worst_case.size: a share must lie between 0 and 1, got {size:g}; or write a whole number"
-            )
+            raise UsageError(f"worst_case.size: must be a whole number, or a share between 0 and 1, got {size:g}")
         size = round(size * n)
     check_size(size, n, what)
     return size

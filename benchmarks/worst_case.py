@@ -112,9 +112,10 @@ def table(certificate: Certificate, names: Sequence[str]) -> list[str]:
             limits = "" if mine.low is None else f" ({mine.low:.2f} to {mine.high:.2f})"
             by_name = {m.name: m for m in cell.measures}
             ua = by_name["UA"]
+            ratio, oracle = mine.value / np.mean(beside), ua.oracles.value
             lines.append(
                 f"| {method} | {mine.value:.2f}{limits} | {np.mean(beside):.2f} ({min(beside):.2f} to "
-                f"{max(beside):.2f}) | {mine.value / np.mean(beside):.1f} | {ua.audited.value:.2f} ({ua.oracles.value:.2f}) | "
+                f"{max(beside):.2f}) | {ratio:.1f} | {ua.audited.value:.2f} ({oracle:.2f}) | "
                 f"{by_name['margin shift'].gap.value:+.2f} | {by_name['RMIA AUC'].gap.value:+.3f} |"
             )
         floors = [c.floor for c in certificate.cells if c.set == name and c.floor is not None]
