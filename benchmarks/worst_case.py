@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 from methods import candidates, efficacy, told
+from numpy.typing import NDArray
 from scipy.special import expit
 
 from unlearnkit.attacks import RMIAOffline
@@ -59,13 +60,13 @@ def part(examples: Examples, count: int | None) -> Examples:
     return examples if count is None else examples.take(np.arange(min(count, len(examples))))
 
 
-def tuned(arena: Arena, size: int, seed: int, tries: int) -> tuple[list[Method], list[str]]:
+def tuned(arena: Arena, names: Sequence[str], size: int, seed: int, tries: int) -> tuple[list[Method], list[str]]:
     """Of every method the candidate with the smallest average gap on a random set, and what was chosen."""
     seeds = SearchSeeds(seed)
     places = np.flatnonzero(random_start(arena.trained.size, size, seeds.generator("tuning set")))
     found = Found("tuning", "", places, np.zeros(size), "")
     chosen, said = [], []
-    for name in METHODS:
+    for name in names:
         best: tuple[float, Method] | None = None
         for method in candidates(name, arena.recipe, tries, class_wise=False):
             gap = _gap(arena, found, method, seeds)
@@ -78,14 +79,28 @@ def tuned(arena: Arena, size: int, seed: int, tries: int) -> tuple[list[Method],
 
 
 def _gap(arena: Arena, found: Found, method: Method, seeds: SearchSeeds) -> float:
-    """On this one set, against two oracles."""
+    """On this one set, against two oracles: of UA, RA, TA and MIA efficacy, as it is reported."""
     oracles = [arena.retrained(found.places, seed=s) for s in seeds.draw("tuning oracles", 2)]
     job = arena.unlearned(method, found.places, seed=seeds.draw("tuning", 1)[0])
-    seen = arena.margins([job, *oracles]) > 0
     n = arena.trained.size
     forget = np.isin(np.arange(n), found.places)
-    rates = np.array([[row[:n][forget].mean(), row[:n][~forget].mean(), row[n:].mean()] for row in seen])
+    rates = np.array(
+        [
+            [
+                (row[:n][forget] > 0).mean(),
+                (row[:n][~forget] > 0).mean(),
+                (row[n:] > 0).mean(),
+                efficacy(*(expit(row[part]) for part in _parts(forget, row.size)), seed=0) / 100,
+            ]
+            for row in arena.margins([job, *oracles]).astype(np.float64)
+        ]
+    )
     return float(np.abs(rates[0] - rates[1:].mean(axis=0)).mean())
+
+
+def _parts(forget: NDArray[np.bool_], points: int) -> list[NDArray[np.int64]]:
+    """Forget, retain and held-out points."""
+    return [np.flatnonzero(forget), np.flatnonzero(~forget), np.arange(forget.size, points)]
 
 
 def table(certificate: Certificate, names: Sequence[str]) -> list[str]:
@@ -136,6 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--augment", default="none")
     parser.add_argument("--fraction", type=float, default=0.1)
     parser.add_argument("--upper", type=int, default=20)
+    parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--pool", type=int, default=16, help="models of the pool search; 0: none")
     parser.add_argument("--tries", type=int, default=5)
     parser.add_argument("--oracles", type=int, default=5)
@@ -169,7 +185,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     found = {"bilevel": one}
     if asked.pool:
         found["pool-loss"] = search_pool(arena, pool_of(arena, asked.pool, seeds), size=size, by="loss")
-    methods, said = tuned(arena, size, asked.seed, asked.tries)
+    methods, said = tuned(arena, asked.methods.split(","), size, asked.seed, asked.tries)
     certificate = certify(
         arena,
         found,

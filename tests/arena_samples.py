@@ -28,8 +28,7 @@ def arena_of(folder: Path, train: Examples, test: Examples, *, epochs: int = 4, 
 
 
 def noise(n: int, seed: int, *, kinds: int = 0, copies: int = 1, prefix: str = "noise") -> Examples:
-    """Pure noise with random labels, which memory alone can answer; the first `kinds` images stand there `copies` times,
-    one after the other."""
+    """Pure noise with random labels, which memory alone can answer; the first `kinds` images stand `copies` times."""
     rng = np.random.default_rng(seed)
     x = rng.integers(0, 256, (n, 1, 8, 8)).astype(np.uint8)
     y = rng.integers(0, 10, n)

@@ -1,4 +1,4 @@
-"""The certificate: numbers by hand, no model in common with the search, and an attack search that finds a planted leak."""
+"""The certificate by hand, no model in common with the search, and an attack search that finds a planted leak."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_a_whole_class_is_held_against_other_classes(arena):
         scale=SMALL,
         instruments=Instruments(),
     )
-    assert [one.forget_class for one in told.sets][0] == 1
+    assert told.sets[0].forget_class == 1
     assert {one.forget_class for one in told.sets[1:]} == {0, 2}
     assert "2 other classes stand for random sets" in told.flags[0].sentence
 

@@ -81,7 +81,7 @@ def test_equal_losses_give_no_step_and_ties_go_to_the_earlier():
 def test_none_and_all_are_refused(m):
     with pytest.raises(UsageError, match=rf"worst_case.size: must lie between 1 and 9 of the 10 choices, got {m}"):
         project(np.zeros(10), m)
-    with pytest.raises(UsageError, match="worst_case.size"):
+    with pytest.raises(UsageError, match=r"worst_case\.size"):
         random_start(10, m, np.random.default_rng(0))
 
 
