@@ -20,12 +20,12 @@ No variance is below 1e-12: references that agree to the last bit are taken to a
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from numpy.typing import NDArray
 from scipy.special import betainc, betaln, gammaln, log_ndtr
 
@@ -62,7 +62,7 @@ class Law:
         return np.asarray(log_ndtr(-z) if self.freedom is None else _log_t_tail(z, self.freedom))
 
 
-def _log_t_tail(z: Float[np.ndarray, "*shape"], nu: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
+def _log_t_tail(z: Float[np.ndarray, "*m n v"], nu: Float[np.ndarray, "*m n 1"]) -> Float[np.ndarray, "*m n v"]:
     """log P(T > z) for Student's t, also where the probability itself is below what a float64 can hold."""
     half = 0.5 * betainc(nu / 2, 0.5, nu / (nu + z * z))  # P(T > |z|)
     with np.errstate(divide="ignore"):
@@ -119,16 +119,9 @@ class Gaussian(Attack):
 
     def doubts_of(self, counts: Mapping[State, Int[np.ndarray, " n"]]) -> tuple[Flag, ...]:
         """The same from how many references of each state each point has."""
+        flags = too_few(self.name, list(counts.values()))
         single = np.any([count < 2 for count in counts.values()], axis=0)
-        if all((count < 2).all() for count in counts.values()):
-            return (
-                Flag(
-                    "few references",
-                    f"{self.name}: no point has two references of one state, so the spread between points stands in "
-                    "for the spread between models; scores rank points and are no likelihoods.",
-                ),
-            )
-        if self.variance == "example" and single.any():
+        if not flags and self.variance == "example" and single.any():
             return (
                 Flag(
                     "few references",
@@ -136,7 +129,7 @@ class Gaussian(Attack):
                     "state; their variance is the one pooled over points.",
                 ),
             )
-        return ()
+        return flags
 
     def _scores(self, phi: Float[np.ndarray, "*m n v"], laws: Mapping[State, Law]) -> Float[np.ndarray, "*m n"]:
         inside = None if self.inside is None else laws[self.inside]
@@ -156,7 +149,8 @@ class Gaussian(Attack):
 
     def _common(self, state: State, sums: Mapping[State, Totals]) -> Float[np.ndarray, "*m v"]:
         if self.variance == "legacy":
-            return np.maximum(sums[State.OUT if self.inside is None else self.inside].spread_in_all(), _LEAST)
+            spread = sums[State.OUT if self.inside is None else self.inside].spread_in_all()
+            return np.asarray(np.maximum(spread, _LEAST))
         return pooled_variance(state, sums)
 
     def leave_one_out(
@@ -164,14 +158,14 @@ class Gaussian(Attack):
         references: References,
         targets: Float[np.ndarray, "m n v"],
         together: Int[np.ndarray, " m"],
-        ids: NDArray[np.str_],
+        ids: Shaped[np.ndarray, " n"],
     ) -> tuple[Scores, ...]:
         """Every model plays the target once, from sums: what leaves is subtracted (see `leave_one_out.py`)."""
         models, points, views = references.margins.shape
         states = self.states()
         leaves = (together[:, None] == together[None, :]).astype(np.float64)  # [target, model that leaves with it]
         alone = bool((leaves.sum(axis=1) == 1).all())
-        counts = {state: np.empty((models, points), dtype=np.int64) for state in states}
+        counts = {state: np.empty((models, points), dtype=np.int32) for state in states}
         sums: dict[State, Totals] = {}
         for part in blocks(points, models * views):
             found = self._without(references, part, None if alone else leaves)
@@ -221,12 +215,37 @@ class Gaussian(Attack):
         return found
 
 
+@dataclass(frozen=True)
+class GaussianRatio(Gaussian):
+    """log of the density under the state `inside`, minus that under OUT."""
+
+    def compare(
+        self, phi: Float[np.ndarray, "*m n v"], inside: Law | None, outside: Law
+    ) -> Float[np.ndarray, "*m n v"]:
+        """Log ratio of the two densities."""
+        assert inside is not None
+        return np.asarray(inside.log_density(phi) - outside.log_density(phi))
+
+
 def pooled_variance(state: State, sums: Mapping[State, Totals]) -> Float[np.ndarray, "*m v"]:
     """s₀²: within the points of this state; if none has two references, of another; if none either, of all margins."""
     pooled = sums[state].spread_in_all()
     for one in [*(other for name, other in sums.items() if name is not state), sums[state]]:
         pooled = np.where(one.freedom > 0, one.spread_within(), pooled)
     return np.asarray(np.maximum(pooled, _LEAST))
+
+
+def too_few(name: str, counts: Sequence[Int[np.ndarray, " n"]]) -> tuple[Flag, ...]:
+    """Flags references, counted per state and point, that hold no two answers of one state to one point."""
+    if any((count > 1).any() for count in counts):
+        return ()
+    return (
+        Flag(
+            "few references",
+            f"{name}: no point has two references of one state, so the spread between points stands in for the spread "
+            "between models; scores rank points and are no likelihoods.",
+        ),
+    )
 
 
 def _medians(references: References, state: State) -> Float[np.ndarray, "n v"]:

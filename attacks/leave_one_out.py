@@ -9,8 +9,7 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-from jaxtyping import Float, Int
-from numpy.typing import NDArray
+from jaxtyping import Float, Int, Shaped
 
 from unlearnkit.attacks.gaussian import Gaussian
 from unlearnkit.result import UsageError
@@ -25,7 +24,7 @@ def leave_one_out(
     population: References | None = None,
     originals: Float[np.ndarray, "m n v"] | None = None,
     together: Int[np.ndarray, " m"] | None = None,
-    ids: NDArray[np.str_] | None = None,
+    ids: Shaped[np.ndarray, " n"] | None = None,
 ) -> tuple[Scores, ...]:
     """One `Scores` per model; what the points were to it stands in `references.state`.
 

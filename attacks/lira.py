@@ -16,24 +16,17 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Float
 
-from unlearnkit.attacks.gaussian import Gaussian, Law
+from unlearnkit.attacks.gaussian import Gaussian, GaussianRatio, Law
 from unlearnkit.masks import State
 from unlearnkit.types import Holds
 
 
 @dataclass(frozen=True)
-class LiRA(Gaussian):
+class LiRA(GaussianRatio):
     """Online: log N(φ; IN) − log N(φ; OUT) (section V, algorithm 1)."""
 
     holds: ClassVar[Holds] = Holds.OUT | Holds.IN
     inside: ClassVar[State | None] = State.IN
-
-    def compare(
-        self, phi: Float[np.ndarray, "*m n v"], inside: Law | None, outside: Law
-    ) -> Float[np.ndarray, "*m n v"]:
-        """Log ratio of the two densities."""
-        assert inside is not None
-        return inside.log_density(phi) - outside.log_density(phi)
 
 
 @dataclass(frozen=True)

@@ -526,7 +526,8 @@ class Attack(ABC):
         """Score the points of `target`. Points that lack a reference of a needed state are left out, and flagged."""
         known = known or Known()
         self._check(target, known)
-        rows, flags = None, ()
+        rows: NDArray[np.int64] | None = None
+        flags: tuple[Flag, ...] = ()
         if known.references is not None:
             state = known.references.state
             rows, flags = self.left_out(target.ids, {one: (state == one).any(axis=0) for one in self.states()})
