@@ -123,7 +123,7 @@ def prepare(spec: Spec, *, sealed: Path | None = None) -> Case:
 
 def _sealed(spec: Spec, dataset: Dataset, sealed: Path | None) -> canaries.Manifest:
     """The canaries of this run: repeated from the spec's seed, read from where they lie sealed, or drawn and sealed."""
-    count, seed = spec.canaries.count, spec.canaries.seed
+    count, seed, kind, amount = spec.canaries.count, spec.canaries.seed, spec.canaries.kind, spec.canaries.amount
     if seed is None and sealed is not None and sealed.exists():
         manifest = canaries.Manifest.load(sealed)
         if len(manifest.ids) != count:
@@ -131,8 +131,17 @@ def _sealed(spec: Spec, dataset: Dataset, sealed: Path | None) -> canaries.Manif
                 f"{sealed}: seals {len(manifest.ids)} canaries, but canaries.count asks for {count}; "
                 "name another folder with --out"
             )
+        held = manifest.treatment.amount if manifest.treatment is not None else None
+        if manifest.kind != kind or amount not in (None, held):
+            asked = kind if amount is None else f"{kind} {amount:g}"
+            raise UsageError(
+                f"{sealed}: seals {manifest.kind} canaries{'' if not held else f' of {held:g}'}, but the spec asks for "
+                f"{asked}; name another folder with --out"
+            )
         return manifest
-    manifest = canaries.draw(dataset.train, count=count, classes=dataset.num_classes, seed=seed)
+    manifest = canaries.draw(
+        dataset.train, count=count, classes=dataset.num_classes, seed=seed, kind=kind, amount=amount
+    )
     if sealed is not None:
         manifest.save(sealed)
     return manifest

@@ -296,11 +296,19 @@ def worst_case(
 
 
 def _instruments() -> Instruments:
-    """What the certificate measures beside accuracies and margins."""
+    """What the certificate measures beside accuracies and margins: RMIA, and the score that publications count."""
     from unlearnkit.attacks import RMIAOffline
+    from unlearnkit.attacks.mia_efficacy import mia_efficacy
+    from unlearnkit.attacks.signals import confidence
     from unlearnkit.audits.certificate import Instruments
+    from unlearnkit.types import Known, Observation
 
-    return Instruments({"RMIA": RMIAOffline()})
+    def efficacy(forget: Observation, known: Known) -> float:
+        assert known.members is not None  # the certificate hands over both
+        assert known.population is not None
+        return mia_efficacy(*map(confidence, (forget, known.members, known.population)))
+
+    return Instruments({"RMIA": RMIAOffline()}, efficacy)
 
 
 def _show_worst_case(result: WorstCase) -> None:

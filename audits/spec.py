@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar
 import pydantic
 from pydantic import TypeAdapter
 
+from unlearnkit.audits.canaries import Kind, check_amount
 from unlearnkit.audits.designs import Tolerances
 from unlearnkit.result import Claim, Tier, UsageError, nearest
 from unlearnkit.train import Augmentation, OptimizerName, Privacy, Schedule
@@ -81,11 +82,19 @@ class CanarySpec:
     """[canaries]: planted when the original is trained; half of them, by coin, are trained on and later deleted."""
 
     count: int = 0  # candidates, both sides together; 0: none
+    kind: Kind = "mislabeled"
+    amount: float | None = None  # patch: side in pixels; gaussian: standard deviation as a share of the inputs' range
     seed: int | None = None  # left out: secret coins, sealed in OUT/canaries.json; given: coins that can be repeated
     manifest: str | None = None  # opens the canaries of a model that was trained before
 
     def __post_init__(self) -> None:
         _check_seed("canaries", self.seed)
+        check_amount(self.kind, self.amount)
+        if self.kind == "memorized":
+            raise UsageError(
+                "canaries.kind: memorized canaries are chosen by scores that a spec cannot hold; plant them with "
+                "plant_canaries() in Python, and name their manifest in canaries.manifest"
+            )
 
 
 @dataclass(frozen=True)

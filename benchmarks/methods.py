@@ -40,8 +40,8 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.svm import SVC
 
+from unlearnkit.attacks.mia_efficacy import mia_efficacy
 from unlearnkit.data import Dataset, load
 from unlearnkit.fleet import Fleet, Progress
 from unlearnkit.jobs import ModelJob, ObserveJob, Points, Rows, Sets, TrainJob, UnlearnJob
@@ -354,10 +354,8 @@ def efficacy(forget: NDArray[np.float64], retain: NDArray[np.float64], test: NDA
     """Share of the forget set called unseen, in percent, by an SVM told as many retain as test examples."""
     rng = np.random.default_rng(seed)
     count = min(len(retain), len(test), MOST)
-    seen, unseen = rng.choice(retain, count, replace=False), rng.choice(test, count, replace=False)
-    attack = SVC(C=3, gamma="auto", kernel="rbf")
-    attack.fit(np.concatenate([seen, unseen])[:, None], np.arange(2 * count) < count)
-    return 100 * float(1 - attack.predict(forget[:, None]).mean())
+    seen, unseen = (rng.choice(len(part), count, replace=False) for part in (retain, test))
+    return 100 * mia_efficacy(forget, retain[seen], test[unseen])
 
 
 def measured(wanted: Sequence[tuple[Run, Method | None]]) -> list[Found]:

@@ -49,6 +49,7 @@ STATISTICS = (
     "simplex.py",
     "pool_search.py",
     "hardness.py",
+    "swap.py",
 )
 PRINTS = ("audits/cli.py",)
 

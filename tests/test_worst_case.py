@@ -104,7 +104,7 @@ def test_one_class_no_method_and_canaries_are_refused(work):
     with pytest.raises(UsageError, match="name what is to be audited on the found set"):
         work({"method": {"name": "none"}})
     with pytest.raises(UsageError, match=r"canaries are the hardest examples by design; leave \[canaries\] out"):
-        work({"canaries": {"count": 40}})
+        work({"data": {"source": "digits"}, "canaries": {"count": 40}})
 
 
 def test_a_group_needs_a_pattern(work):
