@@ -134,8 +134,6 @@ class Leak:
         self.sigma = max(float(np.sqrt(squares.mean())), 1e-12)  # one unit for all, as in the audit's rank test
         if attack is not None:
             half = len(pool.margins) // 4 * 2  # whole pairs of complementary halves on both sides
-            if half < 2:
-                raise UsageError("worst_case.pool: an attack needs at least 4 models, half of them as references")
             self.references = np.arange(half)
             self.others = self._strangers(half, out)
 
@@ -173,7 +171,10 @@ class Leak:
         )
         scores = self.attack.score(view(points), known)
         if scores.rows is not None:
-            raise UsageError(f"worst_case.pool: {scores.flags[0].sentence}")
+            raise UsageError(
+                f"worst_case.attack: {scores.flags[0].sentence[:-1]}; take an attack that holds out-of-sample "
+                "references only, such as RMIAOffline"
+            )
         return auc(scores.values[: places.size], scores.values[places.size :])
 
 

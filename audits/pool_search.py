@@ -15,16 +15,16 @@ margins: [model, point] of the pool's models; trained: [model, point], True wher
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Shaped
 from numpy.typing import NDArray
 
 from unlearnkit.audits.simplex import check_size
 from unlearnkit.result import Flag, UsageError
 
 By = Literal["loss", "memorization", "neighbors", "mislabeled"]
+Floats = NDArray[np.floating[Any]]
 _BLOCK = 1 << 12  # points at a time: the working arrays stay in a core's cache
 
 
@@ -37,9 +37,7 @@ class Ranked:
     flags: tuple[Flag, ...] = ()
 
 
-def out_of_sample_loss(
-    margins: Float[np.ndarray, "model point"], trained: Bool[np.ndarray, "model point"]
-) -> Float[np.ndarray, " point"]:
+def out_of_sample_loss(margins: Floats, trained: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Mean of log(1 + e^-φ) over the models that never saw the point; infinite where all of them did."""
     total = np.zeros(margins.shape[1])
     for start in range(0, total.size, _BLOCK):
@@ -50,9 +48,7 @@ def out_of_sample_loss(
     return _ratio(total, np.count_nonzero(~trained, axis=0), np.inf)
 
 
-def memorization(
-    margins: Float[np.ndarray, "model point"], trained: Bool[np.ndarray, "model point"]
-) -> Float[np.ndarray, " point"]:
+def memorization(margins: Floats, trained: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Mean margin with the point minus mean margin without it; minus infinity where one of the two is missing."""
     seen = np.where(trained, margins, 0).sum(axis=0, dtype=np.float64)
     unseen = np.where(trained, 0, margins).sum(axis=0, dtype=np.float64)
@@ -64,14 +60,14 @@ def memorization(
 
 
 def neighbor_influence(
-    margins: Float[np.ndarray, "model point"],
-    trained: Bool[np.ndarray, "model point"],
-    neighbors: Int[np.ndarray, "point k"],
-) -> Float[np.ndarray, " point"]:
+    margins: Floats,
+    trained: NDArray[np.bool_],
+    neighbors: NDArray[np.int64],
+) -> NDArray[np.float64]:
     """Sum over the neighbors j of E[φ | j seen] - E[φ | j not seen], over models that never saw the point itself.
 
-    Neighbors are places of points. A neighbor that all or none of those models saw adds 0; minus infinity where every
-    model saw the point.
+    neighbors: [point, k], places of points. A neighbor that all or none of those models saw adds 0; minus infinity
+    where every model saw the point.
     """
     out = ~trained
     alone = np.where(out, margins, 0).astype(np.float64)
@@ -88,13 +84,13 @@ def neighbor_influence(
 
 
 def pool_search(
-    margins: Float[np.ndarray, "model point"],
-    trained: Bool[np.ndarray, "model point"],
+    margins: Floats,
+    trained: NDArray[np.bool_],
     *,
     size: int,
     by: By = "loss",
-    ids: Shaped[np.ndarray, " point"],
-    neighbors: Int[np.ndarray, "point k"] | None = None,
+    ids: NDArray[Any],
+    neighbors: NDArray[np.int64] | None = None,
     partial: bool = False,
 ) -> Ranked:
     """The `size` hardest points by one of the scores above; of equal ones the earlier.
@@ -133,10 +129,11 @@ def pool_search(
     return Ranked(places, scores[places], flags)
 
 
-def nearest_neighbors(
-    features: Float[np.ndarray, "point d"], k: int, *, block: int = 1024
-) -> Int[np.ndarray, "point k"]:
-    """The k nearest other points by cosine, the nearest first. Raises `UsageError` unless 0 < k < points."""
+def nearest_neighbors(features: Floats, k: int, *, block: int = 1024) -> NDArray[np.int64]:
+    """[point, k]: the k nearest other points by cosine of features [point, d], the nearest first.
+
+    Raises `UsageError` unless 0 < k < points.
+    """
     n = len(features)
     if not 0 < k < n:
         raise UsageError(f"neighbors: must lie between 1 and {n - 1:,}, got {k}")

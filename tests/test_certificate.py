@@ -11,12 +11,13 @@ import torch
 from arena_samples import arena_of
 from torch import nn
 
-from unlearnkit.attacks import RMIAOffline, Threshold
+from unlearnkit.attacks import RMIA, RMIAOffline, Threshold
 from unlearnkit.audits.apart import EvaluationSeeds, SearchSeeds
-from unlearnkit.audits.arena import Found
+from unlearnkit.audits.arena import Found, check_needs
 from unlearnkit.audits.attack_search import AttackSearch, attack_search
 from unlearnkit.audits.certificate import Instruments, Scale, certify
 from unlearnkit.audits.pool import pool_of
+from unlearnkit.jobs import GivenModel
 from unlearnkit.methods import ClassVectors, FineTune, Retrain
 from unlearnkit.result import UsageError
 from unlearnkit.train import fit
@@ -157,6 +158,36 @@ def test_the_attack_search_finds_what_a_method_does_not_forget(tmp_path, blobs, 
     assert len(result.trace) == 14
     again = attack_search(arena, pool, settings, SearchSeeds(0))
     np.testing.assert_array_equal(result.places, again.places)
+
+
+def test_an_attack_that_needs_models_trained_on_held_out_points_is_refused(arena):
+    with pytest.raises(UsageError, match=r"worst_case.attack: RMIA: .* take an attack that holds out-of-sample"):
+        attack_search(
+            arena, pool_of(arena, 4, SearchSeeds(0)), AttackSearch(6, FineTune(epochs=1), RMIA()), SearchSeeds(0)
+        )
+
+
+@dataclass(frozen=True)
+class Needs(Method):
+    """Needs what a field says."""
+
+    what: Need
+
+    @property
+    def needs(self) -> Need:
+        return self.what
+
+    def run(self, model: nn.Module, access: Access, rng: torch.Generator) -> nn.Module:
+        return model
+
+
+def test_methods_whose_needs_cannot_be_met_are_refused(arena):
+    with pytest.raises(UsageError, match="Needs needs held-out examples of its own, and none are lent here"):
+        check_needs(Needs(Need.UNSEEN), arena, None)
+    given = replace(arena, original=GivenModel("original", arena.recipe, "key"))
+    with pytest.raises(UsageError, match=r"Needs needs the model before training, .*; leave model.weights out"):
+        check_needs(Needs(Need.PRETRAINED), given, None)
+    check_needs(Needs(Need.PRETRAINED | Need.CLASS_WISE), arena, 0)
 
 
 def test_an_attack_search_that_cannot_be_is_refused(arena):

@@ -107,6 +107,12 @@ def test_one_class_no_method_and_canaries_are_refused(work):
         work({"data": {"source": "digits"}, "canaries": {"count": 40}})
 
 
+def test_a_class_that_is_everything_is_refused(work):
+    alone = work({"data": {"source": "worst_case_data:alone"}}, search="class", forget_class=0)
+    with pytest.raises(UsageError, match="worst_case: class holds every training example; nothing would be retained"):
+        worst_case(alone, instruments=Instruments(), command="")
+
+
 def test_a_group_needs_a_pattern(work):
     with pytest.raises(UsageError, match=r'worst_case.pattern: search = "group" needs it, .* ids look like'):
         worst_case(work(search="group"), instruments=Instruments(), command="")
