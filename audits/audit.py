@@ -371,7 +371,7 @@ def audit(spec: Spec, fleet: Fleet, *, command: str, case: Case | None = None) -
     models = models_of(case, wanted, store)
     looked = looks(case, wanted, models)
     plan = plan_of(case, wanted)
-    request, data, canaries = _request(case, wanted), _data_record(case), _canary_record(case, wanted)
+    request, data, canaries = _request(case, wanted), data_record(case), _canary_record(case, wanted)
     keys = {
         name: [fleet.key(job) for job in group]
         for groups in (looked.jobs, looked.probes)
@@ -502,7 +502,8 @@ def _request(case: Case, wanted: Demand) -> Request:
     )
 
 
-def _data_record(case: Case) -> DataRecord:
+def data_record(case: Case) -> DataRecord:
+    """What the models were trained and looked at on."""
     return DataRecord(
         case.dataset.source,
         case.train.fingerprint,

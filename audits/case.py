@@ -203,7 +203,7 @@ def demand(case: Case) -> Demand:
     if method is not None:  # before anything is trained
         check_request(method, forget=forget.size, retain=retain.size, forget_class=deletion.forget_class)
     if method is not None and Need.UNSEEN in method.needs:
-        held_out, unseen = _lent(test_labels, case.seeds("unseen", 1)[0])
+        held_out, unseen = lend(test_labels, case.seeds("unseen", 1)[0])
     notes: list[Flag] = []
     asked = held_out[np.isin(test_labels[held_out], labels[requested])]
     known = copies(case.dataset.test.take(asked), case.train, case.trained)
@@ -232,7 +232,7 @@ def _doubles(name: str, what: str, ids: Shaped[np.ndarray, " n"], done: str) -> 
     )
 
 
-def _lent(labels: NDArray[np.int64], seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def lend(labels: NDArray[np.int64], seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The test set in two: what the audit looks at, and a fifth of each class for a method that asks for unseen data.
 
     What a method has seen is no held-out example any more, and must not be compared with.

@@ -1,4 +1,4 @@
-"""The command line: `unlearnkit demo, train, unlearn, audit, report, sign, verify, selftest, methods, attacks, …`."""
+"""The command line: `unlearnkit demo, train, unlearn, audit, worst-case, report, sign, verify, check, …`."""
 
 from __future__ import annotations
 
@@ -26,10 +26,12 @@ from unlearnkit.result import EXIT_CODES, AuditResult, UsageError
 
 if TYPE_CHECKING:
     from unlearnkit.audits.case import Case
+    from unlearnkit.audits.certificate import Instruments
     from unlearnkit.audits.ledger import Entry, What
     from unlearnkit.audits.spec import Spec
     from unlearnkit.fleet import Progress as FleetProgress
     from unlearnkit.fleet import Watch
+    from unlearnkit.hardest import WorstCase
     from unlearnkit.reports.letterhead import Letterhead
     from unlearnkit.store import Fault, Store
 
@@ -266,6 +268,87 @@ def audit(
         result, sidecar = run_audit(spec, fleet, command=_command(), case=case)
     _finish(out, result, sidecar, letterhead)
     raise typer.Exit(EXIT_CODES[result.verdict.word])
+
+
+@app.command("worst-case", epilog=_example("unlearnkit worst-case spec.toml --out worst-case"))
+def worst_case(
+    spec_path: SpecArgument,
+    out: OutOption = Path("unlearnkit-out"),
+    store: StoreOption = None,
+    fresh: FreshOption = False,
+    device: DeviceOption = None,
+    engine: EngineOption = "local",
+) -> None:
+    """Search the forget set that is hardest to forget, audit methods on it, and hold it against random sets.
+
+    Writes worst_case.json, forget.txt (the set, for deletion.forget_ids) and worst_case.pdf.
+    """
+    from unlearnkit.attacks import ATTACKS
+    from unlearnkit.audits.audit import fleet_for
+    from unlearnkit.audits.case import prepare
+    from unlearnkit.audits.worst_case import IDS, plan, save_worst_case
+    from unlearnkit.audits.worst_case import worst_case as find
+    from unlearnkit.reports.worst_case import write_page
+
+    spec = _spec(spec_path, None, device)
+    _check_writable(out)
+    case = prepare(spec)
+    with _progress("worst case") as watch:
+        fleet = fleet_for(case, _store(store, out), engine=engine, fresh=fresh, watch=watch)
+        work = plan(case, fleet, ATTACKS)
+        for said in work.cost:
+            console.print(f"cost: {said}", markup=False, highlight=False, soft_wrap=True)
+        result, evidence = find(work, instruments=_instruments(), command=_command())
+    path = save_worst_case(out, result, evidence)
+    write_page(path, out / "worst_case.pdf")
+    _show_worst_case(result)
+    console.print(
+        f"result: {path}\nforget set: {out / IDS}\npage: {out / 'worst_case.pdf'}",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _instruments() -> Instruments:
+    """What the certificate measures beside accuracies and margins: RMIA, and the score that publications count."""
+    from unlearnkit.attacks import RMIAOffline
+    from unlearnkit.attacks.mia_efficacy import mia_efficacy
+    from unlearnkit.attacks.signals import confidence
+    from unlearnkit.audits.certificate import Instruments
+    from unlearnkit.types import Known, Observation
+
+    def efficacy(forget: Observation, known: Known) -> float:
+        assert known.members is not None  # the certificate hands over both
+        assert known.population is not None
+        return mia_efficacy(*map(confidence, (forget, known.members, known.population)))
+
+    return Instruments({"RMIA": RMIAOffline()}, efficacy)
+
+
+def _show_worst_case(result: WorstCase) -> None:
+    """Methods in rows, found sets and random ones in columns; then what it means."""
+    from unlearnkit.audits.words import number
+    from unlearnkit.hardest import FOUND, RANDOM
+
+    found = [one.name for one in result.sets if one.kind == FOUND]
+    others = [one.name for one in result.sets if one.kind == RANDOM]
+    table = Table(title=f"{result.id}: average gap to retraining, percentage points", title_justify="left")
+    table.add_column("method")
+    for name in found:
+        table.add_column(name, justify="right", overflow="fold")
+    table.add_column(f"{len(others)} random sets", justify="right")
+    for method in result.methods:
+        gaps = [number(result.cell(method, name).average_gap.value) for name in found]
+        beside = [result.cell(method, name).average_gap.value for name in others]
+        mean = sum(beside) / max(len(beside), 1)
+        spread = f"{number(mean)} ({number(min(beside))} to {number(max(beside))})" if beside else "–"
+        table.add_row(method, *gaps, spread)
+    console.print(table)
+    for sentence in result.sentences:
+        console.print(sentence, markup=False, highlight=False)
+    for flag in result.flags:
+        console.print(f"note: {flag.sentence}", markup=False, highlight=False)
 
 
 def _planted(case: Case) -> dict[str, str]:

@@ -8,7 +8,7 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import pydantic
 from pydantic import TypeAdapter
@@ -19,6 +19,22 @@ from unlearnkit.result import Claim, Tier, UsageError, nearest
 from unlearnkit.train import Augmentation, OptimizerName, Privacy, Schedule
 
 T = TypeVar("T")
+
+SearchName = Literal[
+    "bilevel",
+    "pool-loss",
+    "pool-memorization",
+    "pool-neighbors",
+    "mislabeled",
+    "attack",
+    "near",
+    "far",
+    "group",
+    "duplicates",
+    "class",
+]
+Over = Literal["examples", "classes"]
+StepRule = Literal["scale-free", "constant", "average"]
 
 
 @dataclass(frozen=True)
@@ -135,6 +151,47 @@ class MethodSpec:
 
 
 @dataclass(frozen=True)
+class WorstCaseSpec:
+    """[worst_case]: which forget set to search, and how to prove that it is hard."""
+
+    search: SearchName = "bilevel"
+    size: int | float = 0.1  # examples (or classes); below 1: a share of the training examples
+    id: str = "worst case"
+    seed: int = 0
+    methods: list[str | dict[str, Any]] = field(default_factory=list)  # audited; empty: that of [method]
+    against: list[str | dict[str, Any]] = field(default_factory=list)  # searched against; empty: the search's default
+    # bilevel
+    over: Over = "examples"
+    upper: int = 20
+    lower: int = 10
+    lr: float = 1e-3
+    gamma: float = 0.0
+    batch_size: int = 256
+    step: StepRule = "scale-free"
+    pace: float = 1.0
+    rate: float = 0.01
+    budget: int | None = None  # bilevel: passes over the training data; attack: unlearnings
+    # pool-loss, pool-memorization, pool-neighbors, mislabeled, attack
+    pool: int = 16  # models on random halves
+    partial: bool = False  # leave out points that no model of the pool has not seen, instead of refusing
+    # attack
+    attack: str | None = None  # left out: the margin shift
+    repeats: int = 2
+    exchange: float = 0.3
+    # group, class
+    pattern: str | None = None  # a regular expression; its first parenthesis is the group in an id
+    group: str | None = None  # left out: the largest
+    forget_class: int | None = None
+    # the certificate
+    random: int = 5  # random sets beside each found one
+    oracles: int = 5  # retrained without each set
+    unlearnings: int = 3  # by each method of each set
+
+    def __post_init__(self) -> None:
+        _check_seed("worst_case", self.seed)
+
+
+@dataclass(frozen=True)
 class Spec:
     """A whole file. Paths in it are relative to `folder`, the folder of the file."""
 
@@ -146,6 +203,7 @@ class Spec:
     method: MethodSpec | None = None
     audit: AuditSpec = field(default_factory=AuditSpec)
     report: ReportSpec = field(default_factory=ReportSpec)
+    worst_case: WorstCaseSpec | None = None
     folder: Path = field(default_factory=Path)
 
     def path(self, name: str) -> Path:
@@ -169,6 +227,7 @@ _SECTIONS: dict[str, type] = {
     "deletion": DeletionSpec,
     "audit": AuditSpec,
     "report": ReportSpec,
+    "worst_case": WorstCaseSpec,
 }
 
 

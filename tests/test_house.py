@@ -20,6 +20,7 @@ GROUND = (
     "editing",
     "engines",
     "fleet",
+    "hardest",
     "jobs",
     "masks",
     "methods",
@@ -49,6 +50,9 @@ STATISTICS = (
     "anchor.py",
     "ensembles.py",
     "resurrection.py",
+    "simplex.py",
+    "pool_search.py",
+    "hardness.py",
     "swap.py",
 )
 PRINTS = ("audits/cli.py",)
