@@ -87,14 +87,14 @@ def roc(members: NDArray[np.float64], nonmembers: NDArray[np.float64]) -> Roc:
 
 
 def auc(members: NDArray[np.float64], nonmembers: NDArray[np.float64]) -> float:
-    """P(member > non-member) + P(tie) / 2 of scores [m] and [n], from midranks in O(n log n) (Mann & Whitney 1947).
+    """P(member > non-member) + P(tie) / 2 of scores [m] and [n], counted in O((m + n) log n) (Mann & Whitney 1947).
 
     Raises `UsageError` unless both sides are 1-D, non-empty and finite.
     """
     members, nonmembers = check_scores("members", members), check_scores("nonmembers", nonmembers)
-    m, n = members.size, nonmembers.size
-    rank_sum = float(stats.rankdata(np.concatenate([members, nonmembers]))[:m].sum())  # half-integers: exact
-    return (rank_sum - m * (m + 1) / 2) / (m * n)
+    ordered = np.sort(nonmembers)
+    below, not_above = (int(np.searchsorted(ordered, members, side=side).sum()) for side in ("left", "right"))
+    return (below + not_above) / 2 / (members.size * nonmembers.size)  # half-integers: exact
 
 
 def auc_standard_error(members: NDArray[np.float64], nonmembers: NDArray[np.float64]) -> float | None:
