@@ -1,7 +1,7 @@
 """How hard a worst-case forget set is: methods tuned on a random set, then held against retraining on the found one.
 
     python benchmarks/worst_case.py --out benchmarks/worst_case.md
-    python benchmarks/worst_case.py --data npz:cifar10.npz --images 2000 --test-images 1000 --epochs 30 \
+    python benchmarks/worst_case.py --data npz:cifar10.npz --images 2000 --test-images 1000 --epochs 15 \
         --out benchmarks/worst_case-cifar10.md
 
 Settings of every method are searched on a random set that no table shows (the smallest average gap to its oracles), as
