@@ -1,4 +1,4 @@
-"""The command line: `unlearnkit demo, train, unlearn, audit, report, verify, selftest, methods, attacks, store`."""
+"""The command line: `unlearnkit demo, train, unlearn, audit, report, verify, ledger, check, selftest, methods, attacks, store`."""
 
 from __future__ import annotations
 
@@ -567,6 +567,8 @@ def ledger_add(
         for option, value in {**given, "--model": model}.items():
             if value is not None:
                 raise UsageError(f"ledger add: {option} is what the audit says; leave it out, or leave AUDIT.json out")
+        if not audit_path.is_file():
+            raise UsageError(f"{audit_path}: no such file; name the audit.json that 'unlearnkit audit' wrote")
         from unlearnkit.audits.recorded import entry_of
         from unlearnkit.audits.verify import verify_file
         from unlearnkit.store import Store
