@@ -1,4 +1,4 @@
-"""Commands: `unlearnkit demo, train, unlearn, audit, report, verify, ledger, check, selftest, methods, attacks, store`."""
+"""Commands: `unlearnkit demo, train, unlearn, audit, report, verify, ledger, check, selftest, methods, attacks` …"""
 
 from __future__ import annotations
 
