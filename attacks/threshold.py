@@ -23,12 +23,16 @@ class Threshold(Attack):
     signal: str = "margin"  # a name in SIGNALS
 
     def __post_init__(self) -> None:
-        if self.signal not in SIGNALS:
-            raise UsageError(
-                f"Threshold.signal: must be one of {', '.join(SIGNALS)}, got {self.signal!r}"
-                + nearest(self.signal, SIGNALS)
-            )
+        check_signal("Threshold", self.signal)
 
     def run(self, target: Observation, known: Known) -> NDArray[np.float64]:
         del known
         return SIGNALS[self.signal](target)
+
+
+def check_signal(attack: str, signal: str) -> None:
+    """Raise UsageError unless there is such a signal."""
+    if signal not in SIGNALS:
+        raise UsageError(
+            f"{attack}.signal: must be one of {', '.join(SIGNALS)}, got {signal!r}" + nearest(signal, SIGNALS)
+        )

@@ -16,17 +16,18 @@ import torch
 from numpy.typing import NDArray
 
 import unlearnkit
-from unlearnkit.audits.battery import ATTACKS, BATTERY, ORACLES, judge
+from unlearnkit.audits.battery import ATTACKS, BATTERY, ORACLES, PROBED, PROBES, judge
 from unlearnkit.audits.case import Case, Demand, demand, method_of, prepare
 from unlearnkit.audits.designs import Plan, coin_design
 from unlearnkit.audits.evidence import Evidence, FloatArray, Group, envelope
 from unlearnkit.audits.findings import measured_epsilon
 from unlearnkit.audits.rank import oracles_needed
 from unlearnkit.audits.registration import register
+from unlearnkit.audits.resurrection import LEAST_ORACLES
 from unlearnkit.audits.roc import roc
 from unlearnkit.audits.spec import Spec
 from unlearnkit.fleet import Fleet, Watch
-from unlearnkit.jobs import GivenModel, Made, ModelJob, ObserveJob, Points, TrainJob, UnlearnJob
+from unlearnkit.jobs import GivenModel, Job, Made, ModelJob, ObserveJob, Points, ProbeJob, TrainJob, UnlearnJob
 from unlearnkit.models import build, load_state, pack, read_metadata, read_state
 from unlearnkit.observing import margin
 from unlearnkit.result import (
@@ -45,7 +46,7 @@ from unlearnkit.result import (
 )
 from unlearnkit.result import Evidence as EvidenceRecord
 from unlearnkit.store import Store, content_key, sha256_file, write_atomic
-from unlearnkit.types import Method, Observation
+from unlearnkit.types import Method, Observation, Probe
 
 MOST_POINTS = 5_000  # examples of a large set on which every oracle's accuracy is measured
 MOST_OUTPUTS = 200  # requested examples whose whole output is kept as evidence
@@ -164,6 +165,7 @@ class Looks:
     """What every model is asked: the audit's points, then the large sets on which accuracy is measured."""
 
     jobs: dict[str, list[ObserveJob]]  # original, audited, oracles (the last one is held out), ensemble
+    probes: dict[str, list[ProbeJob]]  # "probe/model": original, audited, oracles
     y: NDArray[np.int64]
     ids: tuple[str, ...]  # of the requested examples
     part: dict[str, NDArray[np.int64]]  # name -> positions among the points of the jobs
@@ -196,11 +198,43 @@ def looks(case: Case, wanted: Demand, models: Models) -> Looks:
             ("ensemble", models.ensemble),
         )
     }
-    return Looks(jobs, y, tuple(case.train.ids[wanted.requested].tolist()), part)
+    return Looks(jobs, _probes(case, wanted, models), y, tuple(case.train.ids[wanted.requested].tolist()), part)
 
 
-def gather(looked: Looks, notes: tuple[Flag, ...], store: Store, keys: Mapping[str, Sequence[str]]) -> Evidence:
-    """The evidence from the observations of every model; one of them is in memory at a time."""
+def _probes(case: Case, wanted: Demand, models: Models) -> dict[str, list[ProbeJob]]:
+    """The same questions, with the same seed, to the original, the audited model and some oracles."""
+    oracles = models.oracles[:-1][:PROBED]
+    if len(oracles) < LEAST_ORACLES:
+        return {}
+    [seed] = case.seeds("probe", 1)
+    retain, held_out = _sample(wanted.retain), _sample(wanted.held_out)
+    held_out = np.setdiff1d(held_out, wanted.twins) if wanted.twins.size < held_out.size else held_out
+    label = wanted.deletion.forget_class
+
+    def ask(probe: Probe, model: ModelJob) -> ProbeJob:
+        name = f"{probe.name} of {model.name}"
+        return ProbeJob(name, model, probe, seed, _sample(wanted.requested), retain, held_out, wanted.twins, label)
+
+    groups: dict[str, Sequence[ModelJob]] = {
+        "original": [models.original],
+        "audited": [models.audited],
+        "oracles": oracles,
+    }
+    return {
+        f"{probe.name}/{name}": [ask(probe, model) for model in group]
+        for probe in PROBES[wanted.kind]
+        for name, group in groups.items()
+    }
+
+
+def gather(
+    looked: Looks,
+    notes: tuple[Flag, ...],
+    store: Store,
+    keys: Mapping[str, Sequence[str]],
+    probes: Mapping[str, Sequence[str]] | None = None,
+) -> Evidence:
+    """The evidence from the observations of every model; one of them is in memory at a time. probes: "probe/model"."""
     order = ("requested", "heads", "twins", "tails")
     chosen = np.concatenate([looked.part[name] for name in order])
     group = np.repeat(
@@ -231,7 +265,7 @@ def gather(looked: Looks, notes: tuple[Flag, ...], store: Store, keys: Mapping[s
             seen = Observation(chosen.astype(str), y, margin(logits, y), logits)
             rows.append(seen.margins[:, 0])
             attacked.append([attack.score(seen).values for attack in ATTACKS])
-            right = np.asarray(arrays["margins"][0, :, 0]) > 0
+            right = np.asarray(arrays["logits"][0, :, 0].argmax(axis=-1) == looked.y)
             for split, part in splits.items():
                 counts[split].append(int(np.count_nonzero(right[part])))
             said.append(logits[spoken, 0])
@@ -266,6 +300,10 @@ def gather(looked: Looks, notes: tuple[Flag, ...], store: Store, keys: Mapping[s
         answers=answers,
         answer_label=looked.y[looked.part["test"]],
         ensemble=np.stack(ensemble) if ensemble else None,
+        readings={
+            name: np.concatenate([store.read(key)["value"].numpy() for key in part])
+            for name, part in (probes or {}).items()
+        },
         notes=notes,
     )
     return dataclasses.replace(evidence, curves=_curves(evidence))
@@ -333,13 +371,18 @@ def audit(spec: Spec, fleet: Fleet, *, command: str, case: Case | None = None) -
     models = models_of(case, wanted, store)
     looked = looks(case, wanted, models)
     plan = plan_of(case, wanted)
-    request, data, canaries = _request(case, wanted), _data_record(case), _canary_record(case, wanted)
-    keys = {name: [fleet.key(job) for job in group] for name, group in looked.jobs.items()}
+    request, data, canaries = _request(case, wanted), data_record(case), _canary_record(case, wanted)
+    keys = {
+        name: [fleet.key(job) for job in group]
+        for groups in (looked.jobs, looked.probes)
+        for name, group in groups.items()
+    }
     registration = register(store, plan, request=request, data=data, canaries=canaries, models=keys)
     made = _made(fleet, looked)
-    evidence = gather(
-        looked, wanted.notes, store, {name: [one.key for one in group if not one.fault] for name, group in made.items()}
-    )
+    there = {name: [one.key for one in group if not one.fault] for name, group in made.items()}
+    read, left_out = _answered(made, looked)
+    seen = {name: there[name] for name in looked.jobs}
+    evidence = gather(looked, (*wanted.notes, *left_out), store, seen, {name: there[name] for name in read})
     sidecar = evidence.to_bytes()
     judgement = judge(evidence, plan)
     record = _oracle_record(fleet, models, made["oracles"]) if models.oracles else None
@@ -389,10 +432,10 @@ def audit(spec: Spec, fleet: Fleet, *, command: str, case: Case | None = None) -
 
 
 def _made(fleet: Fleet, looked: Looks) -> dict[str, list[Made]]:
-    """Everything in one fleet: the original and the audited model must be there, an oracle may be missing."""
-    jobs = [job for group in looked.jobs.values() for job in group]
-    results = iter(fleet.attempt(jobs))
-    made = {name: [next(results) for _ in group] for name, group in looked.jobs.items()}
+    """Everything in one fleet: original and audited model must be there, an oracle or a probe may be missing."""
+    groups: dict[str, Sequence[Job]] = {**looked.jobs, **looked.probes}
+    results = iter(fleet.attempt([job for group in groups.values() for job in group]))
+    made = {name: [next(results) for _ in group] for name, group in groups.items()}
     for name in ("original", "audited"):
         if (fault := made[name][0].fault) is not None:
             raise UsageError(f"{looked.jobs[name][0].stages[0].name}: {fault}")
@@ -406,6 +449,17 @@ def _made(fleet: Fleet, looked: Looks) -> dict[str, list[Made]]:
     if oracles and len(faults) > len(oracles) - 2:  # no oracle and no held-out one are left
         raise UsageError(f"oracles: {len(faults)} of {len(oracles)} retrainings failed, the first: {faults[0]}")
     return made
+
+
+def _answered(made: Mapping[str, list[Made]], looked: Looks) -> tuple[list[str], list[Flag]]:
+    """Probes that every model answered, and a flag for each of the others: nothing is absent silently."""
+    faults: dict[str, str] = {}
+    for name in looked.probes:
+        fault = next((one.fault for one in made[name] if one.fault is not None), None)
+        if fault is not None:
+            faults.setdefault(name.rpartition("/")[0], fault)
+    flags = [Flag("probe left out", f"{probe}: {fault}") for probe, fault in faults.items()]
+    return [name for name in looked.probes if name.rpartition("/")[0] not in faults], flags
 
 
 def _oracle_record(fleet: Fleet, models: Models, made: Sequence[Made]) -> OracleRecord:
@@ -448,7 +502,8 @@ def _request(case: Case, wanted: Demand) -> Request:
     )
 
 
-def _data_record(case: Case) -> DataRecord:
+def data_record(case: Case) -> DataRecord:
+    """What the models were trained and looked at on."""
     return DataRecord(
         case.dataset.source,
         case.train.fingerprint,

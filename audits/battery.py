@@ -15,7 +15,19 @@ from typing import Any
 
 import numpy as np
 
-from unlearnkit.attacks import Threshold
+from unlearnkit import masks
+from unlearnkit.attacks import (
+    ClassSeparability,
+    LinearProbe,
+    Pruning,
+    Quantization,
+    RandomNeighbors,
+    RetainRelearning,
+    Threshold,
+    TwinProbe,
+    ULiRA,
+    leave_one_out,
+)
 from unlearnkit.audits import words
 from unlearnkit.audits.coin import CoinResult, coin_test
 from unlearnkit.audits.controls import run_controls
@@ -30,10 +42,10 @@ from unlearnkit.audits.designs import (
     smallest_leak,
 )
 from unlearnkit.audits.epsilon import one_run_epsilon
-from unlearnkit.audits.evidence import Evidence, Group
-from unlearnkit.audits.findings import comparisons, other_classes, single_examples
+from unlearnkit.audits.evidence import Evidence, FloatArray, Group
+from unlearnkit.audits.findings import SPLITS, comparisons, other_classes, single_examples
 from unlearnkit.audits.rank import RankResult, oracle_rank, oracles_needed
-from unlearnkit.audits.roc import clopper_pearson, tpr_at_fpr
+from unlearnkit.audits.roc import auc, clopper_pearson, tpr_at_fpr
 from unlearnkit.audits.verdict import overall, state_of
 from unlearnkit.result import (
     Accuracy,
@@ -49,9 +61,17 @@ from unlearnkit.result import (
     Tier,
     Verdict,
 )
+from unlearnkit.types import Probe, References
 
 BATTERY = "1"
-ATTACKS = (Threshold(),)  # the first carries the verdict
+ATTACKS = (Threshold(),)  # scores of the plain attack; RMIA is read off the margins of all models at once
+# Questions to the open models, for a request of each kind. They stand beside the verdict.
+_OF_BOTH = (Quantization(), Pruning(), RetainRelearning(steps=40))
+PROBES: dict[str, tuple[Probe, ...]] = {
+    "examples": (*_OF_BOTH, RandomNeighbors(), TwinProbe()),
+    "class": (*_OF_BOTH, LinearProbe(), ClassSeparability()),
+}
+PROBED = 19  # oracles that the probes are put to as well, at most: enough to reject at 0.05
 
 # The standard of this battery; tolerances have theirs in `Tolerances`.
 ORACLES: dict[Tier, int] = {"seconds": 0, "minutes": 39, "hours": 64}
@@ -250,7 +270,7 @@ def judge(evidence: Evidence, plan: Plan) -> Judgement:
         accuracy=_accuracy(evidence, plan),
         verdict=verdict,
         nonstandard=nonstandard(plan),
-        comparisons=comparisons(evidence, plan),
+        comparisons=(*comparisons(evidence, plan), *_unlearned_or_not(evidence, plan)),
         individuals=singles,
         collateral=other_classes(evidence, plan),
     )
@@ -259,6 +279,41 @@ def judge(evidence: Evidence, plan: Plan) -> Judgement:
 def _arm(evidence: Evidence) -> int:
     """Canaries on the side that has fewer."""
     return min(evidence.rows(Group.HEADS).size, evidence.rows(Group.TAILS).size)
+
+
+def _unlearned_or_not(evidence: Evidence, plan: Plan) -> tuple[Comparison, ...]:
+    """Tier `hours`: U-LiRA, each model in turn called unlearned or retrained by all others (Hayes et al. 2024).
+
+    At half of the models on each side, so that retrained against retrained ones are a fair comparison.
+    """
+    if evidence.ensemble is None:
+        return ()
+    rows = evidence.rows(Group.REQUESTED)
+    unlearned, oracles = evidence.ensemble[:, rows], evidence.margins["oracles"][:, rows]
+    half = min(len(unlearned), len(oracles) // 2)
+    rng = np.random.default_rng([plan.seed, 0x011A])
+
+    def area(first: FloatArray, second: FloatArray) -> float:
+        state = np.repeat(np.array([masks.State.FORGOTTEN, masks.State.OUT], dtype=np.uint8), [len(first), len(second)])
+        pool = np.concatenate([first, second])[..., None]
+        scores = leave_one_out(ULiRA(), References(pool, np.repeat(state[:, None], rows.size, axis=1)))
+        values = np.stack([one.values for one in scores])
+        return auc(values[: len(first)].ravel(), values[len(first) :].ravel())
+
+    found, floor = [], []
+    for _ in range(SPLITS):
+        mixed = rng.permutation(len(oracles))
+        one, other = oracles[mixed[:half]], oracles[mixed[half : 2 * half]]
+        found.append(area(unlearned[rng.permutation(len(unlearned))[:half]], other))
+        floor.append(area(one, other))
+    sentence = (
+        f"{half} unlearned against {half} retrained models, mean of {SPLITS} draws; beside it, retrained against "
+        "retrained ones. 0.5: nobody can tell."
+    )
+    value, usual = (float(f"{np.mean(part):.9g}") for part in (found, floor))
+    return (
+        Comparison("U-LiRA, unlearned or retrained", "AUC", value, Interval(None, usual, None), None, None, sentence),
+    )
 
 
 def _rank_outcome(test: RankTest, audited: _Judged, original: _Judged, evidence: Evidence, plan: Plan) -> Outcome:

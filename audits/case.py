@@ -23,6 +23,7 @@ from unlearnkit.models import Architecture, build
 from unlearnkit.result import Flag, UsageError
 from unlearnkit.train import Recipe, device_of
 from unlearnkit.types import Deletion, Examples, Method, Need
+from unlearnkit.unlearning import check_request
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +124,7 @@ def prepare(spec: Spec, *, sealed: Path | None = None) -> Case:
 
 def _sealed(spec: Spec, dataset: Dataset, sealed: Path | None) -> canaries.Manifest:
     """The canaries of this run: repeated from the spec's seed, read from where they lie sealed, or drawn and sealed."""
-    count, seed = spec.canaries.count, spec.canaries.seed
+    count, seed, kind, amount = spec.canaries.count, spec.canaries.seed, spec.canaries.kind, spec.canaries.amount
     if seed is None and sealed is not None and sealed.exists():
         manifest = canaries.Manifest.load(sealed)
         if len(manifest.ids) != count:
@@ -131,8 +132,17 @@ def _sealed(spec: Spec, dataset: Dataset, sealed: Path | None) -> canaries.Manif
                 f"{sealed}: seals {len(manifest.ids)} canaries, but canaries.count asks for {count}; "
                 "name another folder with --out"
             )
+        held = manifest.treatment.amount if manifest.treatment is not None else None
+        if manifest.kind != kind or amount not in (None, held):
+            asked = kind if amount is None else f"{kind} {amount:g}"
+            raise UsageError(
+                f"{sealed}: seals {manifest.kind} canaries{'' if not held else f' of {held:g}'}, but the spec asks for "
+                f"{asked}; name another folder with --out"
+            )
         return manifest
-    manifest = canaries.draw(dataset.train, count=count, classes=dataset.num_classes, seed=seed)
+    manifest = canaries.draw(
+        dataset.train, count=count, classes=dataset.num_classes, seed=seed, kind=kind, amount=amount
+    )
     if sealed is not None:
         manifest.save(sealed)
     return manifest
@@ -190,8 +200,10 @@ def demand(case: Case) -> Demand:
     test_labels = case.dataset.test.labels().numpy()
     held_out, unseen = np.arange(test_labels.size), None
     method = method_of(case, required=False)
+    if method is not None:  # before anything is trained
+        check_request(method, forget=forget.size, retain=retain.size, forget_class=deletion.forget_class)
     if method is not None and Need.UNSEEN in method.needs:
-        held_out, unseen = _lent(test_labels, case.seeds("unseen", 1)[0])
+        held_out, unseen = lend(test_labels, case.seeds("unseen", 1)[0])
     notes: list[Flag] = []
     asked = held_out[np.isin(test_labels[held_out], labels[requested])]
     known = copies(case.dataset.test.take(asked), case.train, case.trained)
@@ -220,7 +232,7 @@ def _doubles(name: str, what: str, ids: Shaped[np.ndarray, " n"], done: str) -> 
     )
 
 
-def _lent(labels: NDArray[np.int64], seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def lend(labels: NDArray[np.int64], seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The test set in two: what the audit looks at, and a fifth of each class for a method that asks for unseen data.
 
     What a method has seen is no held-out example any more, and must not be compared with.

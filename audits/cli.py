@@ -1,4 +1,4 @@
-"""Commands: `unlearnkit demo, train, unlearn, audit, report, verify, ledger, check, selftest, methods, attacks` …"""
+"""The command line: `unlearnkit demo, train, unlearn, audit, worst-case, report, sign, verify, check, …`."""
 
 from __future__ import annotations
 
@@ -26,10 +26,13 @@ from unlearnkit.result import EXIT_CODES, AuditResult, UsageError
 
 if TYPE_CHECKING:
     from unlearnkit.audits.case import Case
+    from unlearnkit.audits.certificate import Instruments
     from unlearnkit.audits.ledger import Entry, What
     from unlearnkit.audits.spec import Spec
     from unlearnkit.fleet import Progress as FleetProgress
     from unlearnkit.fleet import Watch
+    from unlearnkit.hardest import WorstCase
+    from unlearnkit.reports.letterhead import Letterhead
     from unlearnkit.store import Fault, Store
 
 app = typer.Typer(
@@ -200,7 +203,8 @@ def unlearn(
     """Carry out the deletion with the spec's method; trains the original first where no weights are given."""
     from unlearnkit.audits.audit import fleet_for, original_job, unlearn_job
     from unlearnkit.audits.case import demand, method_of, prepare
-    from unlearnkit.models import save_model
+    from unlearnkit.editing import class_accuracy, has_seam
+    from unlearnkit.models import load_model, save_model
 
     case = prepare(_spec(spec_path, None, device), sealed=out / "canaries.json")
     wanted = demand(case)
@@ -227,6 +231,17 @@ def unlearn(
         f"{', '.join(method.needs.names())}; model: {out}/unlearned.safetensors",
         highlight=False,
     )
+    if wanted.deletion.forget_class is not None:
+        model = load_model(out / "unlearned.safetensors", case.recipe.architecture)
+        if has_seam(model):
+            known = class_accuracy(
+                model, case.train.take(case.trained), case.dataset.test, label=wanted.deletion.forget_class
+            )
+            console.print(
+                f"Of held-out examples of class {wanted.deletion.forget_class} the head still tells {known.head:.0%}, "
+                f"the nearest class mean among the features {known.nearest_mean:.0%}.",
+                highlight=False,
+            )
 
 
 @app.command(epilog=_example("unlearnkit audit spec.toml --out audit --tier minutes"))
@@ -245,13 +260,95 @@ def audit(
     from unlearnkit.audits.case import prepare
 
     spec = _spec(spec_path, tier, device)
+    letterhead = _letterhead(spec)
     _check_writable(out)
     case = prepare(spec, sealed=out / "canaries.json")
     with _progress("audit") as watch:
         fleet = fleet_for(case, _store(store, out), engine=engine, fresh=fresh, watch=watch)
         result, sidecar = run_audit(spec, fleet, command=_command(), case=case)
-    _finish(out, result, sidecar)
+    _finish(out, result, sidecar, letterhead)
     raise typer.Exit(EXIT_CODES[result.verdict.word])
+
+
+@app.command("worst-case", epilog=_example("unlearnkit worst-case spec.toml --out worst-case"))
+def worst_case(
+    spec_path: SpecArgument,
+    out: OutOption = Path("unlearnkit-out"),
+    store: StoreOption = None,
+    fresh: FreshOption = False,
+    device: DeviceOption = None,
+    engine: EngineOption = "local",
+) -> None:
+    """Search the forget set that is hardest to forget, audit methods on it, and hold it against random sets.
+
+    Writes worst_case.json, forget.txt (the set, for deletion.forget_ids) and worst_case.pdf.
+    """
+    from unlearnkit.attacks import ATTACKS
+    from unlearnkit.audits.audit import fleet_for
+    from unlearnkit.audits.case import prepare
+    from unlearnkit.audits.worst_case import IDS, plan, save_worst_case
+    from unlearnkit.audits.worst_case import worst_case as find
+    from unlearnkit.reports.worst_case import write_page
+
+    spec = _spec(spec_path, None, device)
+    _check_writable(out)
+    case = prepare(spec)
+    with _progress("worst case") as watch:
+        fleet = fleet_for(case, _store(store, out), engine=engine, fresh=fresh, watch=watch)
+        work = plan(case, fleet, ATTACKS)
+        for said in work.cost:
+            console.print(f"cost: {said}", markup=False, highlight=False, soft_wrap=True)
+        result, evidence = find(work, instruments=_instruments(), command=_command())
+    path = save_worst_case(out, result, evidence)
+    write_page(path, out / "worst_case.pdf")
+    _show_worst_case(result)
+    console.print(
+        f"result: {path}\nforget set: {out / IDS}\npage: {out / 'worst_case.pdf'}",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _instruments() -> Instruments:
+    """What the certificate measures beside accuracies and margins: RMIA, and the score that publications count."""
+    from unlearnkit.attacks import RMIAOffline
+    from unlearnkit.attacks.mia_efficacy import mia_efficacy
+    from unlearnkit.attacks.signals import confidence
+    from unlearnkit.audits.certificate import Instruments
+    from unlearnkit.types import Known, Observation
+
+    def efficacy(forget: Observation, known: Known) -> float:
+        assert known.members is not None  # the certificate hands over both
+        assert known.population is not None
+        return mia_efficacy(*map(confidence, (forget, known.members, known.population)))
+
+    return Instruments({"RMIA": RMIAOffline()}, efficacy)
+
+
+def _show_worst_case(result: WorstCase) -> None:
+    """Methods in rows, found sets and random ones in columns; then what it means."""
+    from unlearnkit.audits.words import number
+    from unlearnkit.hardest import FOUND, RANDOM
+
+    found = [one.name for one in result.sets if one.kind == FOUND]
+    others = [one.name for one in result.sets if one.kind == RANDOM]
+    table = Table(title=f"{result.id}: average gap to retraining, percentage points", title_justify="left")
+    table.add_column("method")
+    for name in found:
+        table.add_column(name, justify="right", overflow="fold")
+    table.add_column(f"{len(others)} random sets", justify="right")
+    for method in result.methods:
+        gaps = [number(result.cell(method, name).average_gap.value) for name in found]
+        beside = [result.cell(method, name).average_gap.value for name in others]
+        mean = sum(beside) / max(len(beside), 1)
+        spread = f"{number(mean)} ({number(min(beside))} to {number(max(beside))})" if beside else "–"
+        table.add_row(method, *gaps, spread)
+    console.print(table)
+    for sentence in result.sentences:
+        console.print(sentence, markup=False, highlight=False)
+    for flag in result.flags:
+        console.print(f"note: {flag.sentence}", markup=False, highlight=False)
 
 
 def _planted(case: Case) -> dict[str, str]:
@@ -265,13 +362,20 @@ def _store(url: str | None, out: Path) -> Store:
     return Store(url or out / "store")
 
 
-def _finish(out: Path, result: AuditResult, sidecar: bytes) -> Path:
+def _letterhead(spec: Spec) -> Letterhead | None:
+    """Read before anything is trained: a mistake in it shows at once."""
+    from unlearnkit.reports.letterhead import read_letterhead
+
+    return None if spec.report.letterhead is None else read_letterhead(spec.path(spec.report.letterhead))
+
+
+def _finish(out: Path, result: AuditResult, sidecar: bytes, letterhead: Letterhead | None = None) -> Path:
     from unlearnkit.audits.audit import save_audit
     from unlearnkit.reports.pdf import write_report
 
     path = save_audit(out, result, sidecar)
     report = out / "report.pdf"
-    write_report(path, report)
+    write_report(path, report, letterhead)
     _show(result)
     console.print(f"result: {path}\nreport: {report}", markup=False, highlight=False, soft_wrap=True)
     return report
@@ -325,35 +429,105 @@ def _check_writable(out: Path) -> None:
 @app.command(epilog=_example("unlearnkit report audit.json -o report.pdf"))
 def report(
     result: Annotated[Path, typer.Argument(help="The result file.", metavar="AUDIT.json", show_default=False)],
-    output: Annotated[Path, typer.Option("--output", "--out", "-o", help="The PDF to write.")] = Path("report.pdf"),
+    output: Annotated[
+        Path, typer.Option("--output", "--out", "-o", help="What to write: .pdf, .html, or .md for a model card.")
+    ] = Path("report.pdf"),
+    organization: Annotated[
+        Path | None,
+        typer.Option(help="A TOML file: organization, contact, logo, language, words.", show_default=False),
+    ] = None,
 ) -> None:
-    """Typeset the PDF from a result file and its evidence; the same file gives the same bytes."""
+    """Write the report from a result file and its evidence; the same files give the same bytes."""
+    from unlearnkit.reports.letterhead import read_letterhead
     from unlearnkit.reports.pdf import write_report
 
-    write_report(result, output)
+    write_report(result, output, None if organization is None else read_letterhead(organization))
     console.print(f"report: {output}", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command(epilog=_example("unlearnkit verify report.pdf"))
 def verify(
     file: Annotated[Path, typer.Argument(help="A report or a result file.", show_default=False)],
+    trust: Annotated[
+        Path | None, typer.Option(help="Certificates (PEM) to which a signature must lead.", show_default=False)
+    ] = None,
+    statement: Annotated[
+        Path | None,
+        typer.Option(help="A signed statement; default: the one beside a report, if any.", show_default=False),
+    ] = None,
 ) -> None:
-    """Compute the verdict again from the evidence and check every hash. Exit code 1 when the file is refused."""
+    """Compute the verdict again from the evidence, check hashes and signatures. Exit code 1: the file is refused."""
     from unlearnkit.audits.verify import verify_file
 
-    checked = verify_file(file)
+    checked = verify_file(file, trust=trust, statement=statement)
     for check in checked.checks:
-        console.print(f"{'[green]ok[/]' if check.passed else '[red]NO[/]'}  {check.name}: {escape(check.sentence)}")
+        console.print(
+            f"{'[green]ok[/]' if check.passed else '[red]NO[/]'}  {check.name}: {escape(check.sentence)}",
+            soft_wrap=True,
+        )
     word = checked.result.verdict.word
     if not checked.passed:
-        console.print("[bold red]REFUSED[/]  this file does not say what its evidence says")
+        console.print("[bold red]REFUSED[/]  this file does not say what its evidence says, or its signature is broken")
         raise typer.Exit(1)
     console.print(f"[bold green]VERIFIED[/]  the verdict {word} follows from the evidence")
+    since = "" if checked.signed else ", since no signature says who wrote this"
     console.print(
-        "Not checked, since no signature says who wrote this: the request, the method and the model file are taken as "
-        "stated. Compare the model's sha256 with the file that is shipped.",
+        f"Not checked{since}: the request, the method and the model file are taken as stated. "
+        "Compare the model's sha256 with the file that is shipped.",
         highlight=False,
     )
+
+
+@app.command(epilog=_example("unlearnkit sign report.pdf --key key.pem --certificate certificate.pem --statement"))
+def sign(
+    file: Annotated[Path, typer.Argument(help="The report (PDF).", metavar="REPORT.pdf", show_default=False)],
+    key: Annotated[Path, typer.Option(help="The private key (PEM).", show_default=False)],
+    certificate: Annotated[Path, typer.Option(help="Its certificate (PEM); a chain may follow.", show_default=False)],
+    passphrase_file: Annotated[
+        Path | None, typer.Option(help="Holds the key's passphrase; else it is asked for.", show_default=False)
+    ] = None,
+    statement: Annotated[
+        bool, typer.Option("--statement", help="Also write a signed in-toto test-result statement on the model.")
+    ] = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", "--out", "-o", help="Default: REPORT.signed.pdf.", show_default=False)
+    ] = None,
+) -> None:
+    """Sign a report that verifies (PAdES), and on request a statement on the model's digest (in-toto, DSSE)."""
+    from datetime import UTC, datetime
+
+    from unlearnkit.audits import signing
+    from unlearnkit.audits.verify import verify_file
+    from unlearnkit.reports.pdf import attachments
+    from unlearnkit.store import write_atomic
+
+    signing.needs_extra()
+    passphrase = None
+    if passphrase_file is not None:
+        try:
+            passphrase = passphrase_file.read_bytes().rstrip(b"\r\n")
+        except OSError as error:
+            raise UsageError(f"{passphrase_file}: cannot be read ({error.strerror})") from error
+    elif sys.stdin.isatty() and signing.is_encrypted(key):
+        passphrase = typer.prompt(f"Passphrase of {key}", hide_input=True, err=True).encode()
+    identity = signing.read_identity(key, certificate, passphrase=passphrase, now=datetime.now(UTC))
+    target = output or file.with_suffix(".signed.pdf")
+    if target.suffix != ".pdf":
+        raise UsageError(f"{target}: the name of a signed report must end in .pdf")
+    audit, pdf = attachments(file)["audit.json"], file.read_bytes()
+    if signing.is_signed(pdf):
+        raise UsageError(f"{file}: is signed already; sign the file that unlearnkit report wrote")
+    checked = verify_file(file)
+    if faults := [check for check in checked.checks if not check.passed]:
+        raise UsageError(f"{file}: does not verify, so it is not signed: {faults[0].name}: {faults[0].sentence}")
+    signed = signing.sign_pdf(pdf, identity)
+    body = signing.statement(checked.result, audit=audit, pdf=signed)
+    write_atomic(target, signed)
+    console.print(f"signed: {target}", markup=False, highlight=False, soft_wrap=True)
+    if statement:
+        beside = target.with_suffix(".intoto.json")
+        write_atomic(beside, signing.envelope(body, identity))
+        console.print(f"statement: {beside}", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command(epilog=_example("unlearnkit selftest"))
@@ -403,13 +577,22 @@ def attacks() -> None:
 
 def _list(kind: str, third: str, things: dict[type, str]) -> None:
     """A table of dataclasses: name, first line of the file, what `third` says, fields with their defaults."""
-    table = Table()
-    for column in (kind, "what it does", third, "parameters"):
-        table.add_column(column, overflow="fold")
+    rows = []
     for thing, said in things.items():
         # A method inside the method is named only; its own settings stand in its own row.
         fields = " ".join(f"{f.name}={getattr(f.default, 'name', f.default)}" for f in dataclasses.fields(thing))
-        table.add_row(thing.__name__, _first_line(thing), said, fields or "none")
+        rows.append((thing.__name__, _first_line(thing), said, fields or "none"))
+    # A name or a number broken in two is misread: what is left beside them goes to the sentences.
+    names, parameters = ([word for row in rows for word in row[column].split()] for column in (0, 3))
+    outer = max(map(len, names)), max(map(len, parameters))
+    left = console.width - sum(outer) - 13  # rules and padding
+    table = Table()
+    table.add_column(kind, no_wrap=True)
+    for column in ("what it does", third):
+        table.add_column(column, overflow="fold", max_width=max(8, (left - max(0, left - 40) // 3) // 2))
+    table.add_column("parameters", overflow="fold", min_width=outer[1])
+    for row in rows:
+        table.add_row(*row)
     console.print(table)
 
 
@@ -567,8 +750,6 @@ def ledger_add(
         for option, value in {**given, "--model": model}.items():
             if value is not None:
                 raise UsageError(f"ledger add: {option} is what the audit says; leave it out, or leave AUDIT.json out")
-        if not audit_path.is_file():
-            raise UsageError(f"{audit_path}: no such file; name the audit.json that 'unlearnkit audit' wrote")
         from unlearnkit.audits.recorded import entry_of
         from unlearnkit.audits.verify import verify_file
         from unlearnkit.store import Store

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from unlearnkit.audits.evidence import Evidence, FloatArray, Group
-from unlearnkit.audits.rank import Z_CAP, margin_z, mde_factor, planted_mde
+from unlearnkit.audits.rank import Z_CAP, against_references, log_ratio, margin_z, mde_factor, planted_mde
 from unlearnkit.audits.roc import auc
 from unlearnkit.result import Claim, Tier, UsageError
 
@@ -168,29 +168,38 @@ class AttackAdvantage(RankTest):
         return np.array([auc(row[members], row[others]) for row in stack])
 
 
+@dataclass(frozen=True)
+class ReferenceAttack(RankTest):
+    """AUC of RMIA that tells requested examples from held-out twins in one model; the other models are its references.
+
+    None of them saw either group. Each of the n + 1 models is held against the other n, so their values are
+    exchangeable (audits.md A5). Far stronger than one threshold: what is hard for every model no longer hides a trace.
+    """
+
+    def values(self, stack: FloatArray, evidence: Evidence) -> FloatArray:
+        members, others = evidence.rows(Group.REQUESTED), evidence.rows(Group.TWINS)
+        whole = len(stack) == evidence.oracles + 1  # else a control asks about one planted model at a time
+        scores = log_ratio(stack) if whole else against_references(stack, evidence.missed)
+        return np.array([auc(row[members], row[others]) for row in scores])
+
+
 def rank_tests(evidence: Evidence, plan: Plan) -> tuple[RankTest, ...]:
     """The oracle tests of this battery for the kind of request.
 
-    Of a whole class the few unseen images make the attack's AUC vary from one retraining to the next, and whether the
-    class is still known is for the other two tests to say: there the attack is reported, and not required.
+    Of single examples the attack with references must stay within tolerance; the weaker one is reported, and may fail.
+    Of a whole class the few unseen images make an attack's AUC vary from one retraining to the next, and whether the
+    class is still known is for the other two tests to say: there no attack is required.
     """
     if not evidence.oracles:
         return ()
     tolerance = plan.tolerances
-    attack = AttackAdvantage(
-        "Threshold attack, requested",
-        "AUC difference",
-        "requested",
-        tolerance.auc,
-        Group.REQUESTED,
-        plan.kind == "examples",
-        plan.attack,
-    )
+    of_attacks = ("AUC difference", "requested", tolerance.auc, Group.REQUESTED)
+    threshold = AttackAdvantage("Threshold attack, requested", *of_attacks, False, plan.attack)
     if plan.kind == "class":
         return (
             Recognition("Class recognition", "confidence", "class", tolerance.recognition, Group.REQUESTED, True),
             MarginShift("Oracle rank, class margin", "σ", "class", tolerance.class_margin, Group.REQUESTED, True),
-            attack,
+            threshold,
         )
     tests: list[RankTest] = [
         MarginShift("Oracle rank, mean margin", "σ", "requested", tolerance.margin, Group.REQUESTED, True),
@@ -200,7 +209,7 @@ def rank_tests(evidence: Evidence, plan: Plan) -> tuple[RankTest, ...]:
         tests.append(
             MarginShift("Oracle rank, canary gap", "σ", "canaries", tolerance.margin, Group.HEADS, True, Group.TAILS)
         )
-    return (*tests, attack)
+    return (*tests, ReferenceAttack("RMIA attack, requested", *of_attacks, True), threshold)
 
 
 @dataclass(frozen=True)

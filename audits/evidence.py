@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load, save
+from scipy.special import expit
 
 from unlearnkit.result import Flag, UsageError
 
 FloatArray = NDArray[np.float64]
-_NAMED = ("margins", "scores", "correct", "logits", "answers")  # arrays by model
+_NAMED = ("margins", "scores", "correct", "logits", "answers", "readings")  # arrays by model
 
 
 def _none() -> NDArray[np.int64]:
@@ -55,6 +56,7 @@ class Evidence:
     answers: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)  # model -> right or wrong, [held-out point]
     answer_label: NDArray[np.int64] = field(default_factory=_none)  # [held-out point]
     ensemble: FloatArray | None = None  # margins of many unlearned models, [model, point]
+    readings: Mapping[str, FloatArray] = field(default_factory=dict)  # "probe/model" -> [1], or [oracle] of some
     notes: tuple[Flag, ...] = ()  # what a reader must know of the points
 
     def __post_init__(self) -> None:
@@ -76,6 +78,9 @@ class Evidence:
             raise UsageError(f"evidence: {len(self.ids)} ids name {self.rows(Group.REQUESTED).size} requested points")
         if self.ensemble is not None and self.ensemble.shape[1:] != points_shape:
             raise UsageError(f"evidence: ensemble must have {points_shape[0]} points, got shape {self.ensemble.shape}")
+        for name, values in self.readings.items():
+            if values.ndim != 1 or not np.isfinite(values).all():
+                raise UsageError(f"evidence: readings/{name} must be finite, one per model, got shape {values.shape}")
         unscored = {f"{name.partition('/')[0]}/{model}" for name in self.scores for model in self.margins}
         if absent := sorted(unscored - set(self.scores)):
             raise UsageError(f"evidence: scores/{absent[0]} is missing; every model must be attacked")
@@ -101,6 +106,11 @@ class Evidence:
         """Mean and variance (n - 1 in the denominator) of each point's margin over the oracles, [point]."""
         oracles = self.margins["oracles"]
         return oracles.mean(axis=0), oracles.var(axis=0, ddof=1)
+
+    @cached_property
+    def missed(self) -> FloatArray:
+        """Mean over the oracles of one minus the probability of the true class, [point]."""
+        return np.asarray(expit(-self.margins["oracles"]).mean(axis=0))
 
     def part(self, points: NDArray[np.int64], oracles: NDArray[np.int64] | None = None) -> Evidence:
         """Margins and scores of some points, and of some oracles, in the order given; nothing else that has points."""
@@ -173,6 +183,7 @@ class Evidence:
                 answers=part["answers"],
                 answer_label=arrays.get("answer_label", _none()),
                 ensemble=arrays.get("ensemble"),
+                readings=part["readings"],
                 notes=tuple(Flag(**note) for note in json.loads(arrays["notes"].tobytes()))
                 if "notes" in arrays
                 else (),

@@ -16,16 +16,19 @@ from unlearnkit.audits import distances
 from unlearnkit.audits.coin import coin_test
 from unlearnkit.audits.collateral import collateral
 from unlearnkit.audits.designs import Plan, coin_design
+from unlearnkit.audits.ensembles import examples_apart, single_epsilons
 from unlearnkit.audits.epsilon import one_run_epsilon
 from unlearnkit.audits.evidence import Evidence, FloatArray, Group
 from unlearnkit.audits.individuals import individuals
 from unlearnkit.audits.kernel import kernel_rank, kernel_two_sample
 from unlearnkit.audits.rank import margin_z
+from unlearnkit.audits.resurrection import resurrection
 from unlearnkit.result import Collateral, Comparison, GroupGap, Individual, Individuals, Interval
 
 LIMIT = 3.0  # standard deviations between oracles beyond which an example is counted
 NAMED = 10  # worst-off examples that are named
 SPLITS = 10  # of the oracles, for the floors of ensemble scores
+MOST_BOUNDED = 200  # examples whose own ε is bounded
 
 
 def comparisons(evidence: Evidence, plan: Plan) -> tuple[Comparison, ...]:
@@ -60,7 +63,46 @@ def comparisons(evidence: Evidence, plan: Plan) -> tuple[Comparison, ...]:
     about = f"over accuracy on {', '.join(shares['audited'])}"
     for name, gap in (("Tug of war (ToW)", distances.tow), ("Average gap", distances.average_gap)):
         found.append(_row(name, gap(shares["audited"]), gap(shares["original"]), about))
-    return tuple(_rounded(row) for row in (*found, *_ensemble(evidence, plan)))
+    return tuple(_rounded(row) for row in (*found, *_probed(evidence, plan), *_ensemble(evidence, plan)))
+
+
+# What a probe's reading is, and what it would mean if it lay above those of retrained models.
+PROBED = {
+    "Quantization": ("Rounding to 8 and 4 bits", "φ", "How far the margins rise when the weights are rounded"),
+    "Pruning": ("Pruning the smallest weights", "φ", "How far the margins rise when 10 to 50 % of the weights go"),
+    "RetainRelearning": (
+        "Relearning on retained data",
+        "accuracy",
+        "Mean accuracy on the requested examples meanwhile",
+    ),
+    "RandomNeighbors": (
+        "Recognized neighbors",
+        "share",
+        "Share of slightly changed requested examples still recognized",
+    ),
+    "TwinProbe": ("Probe of the features", "AUC", "A linear head tells requested examples from held-out twins"),
+    "LinearProbe": ("Probe of the features", "accuracy", "Accuracy on the class of a new head, taught on few images"),
+    "ClassSeparability": ("Separability of the class", "AUC", "A linear head tells the class from all others"),
+}
+
+
+def _probed(evidence: Evidence, plan: Plan) -> tuple[Comparison, ...]:
+    """What probes of the open models read: is more left, or does more come back, than in retrained models?"""
+    names = sorted({name.rpartition("/")[0] for name in evidence.readings})
+    if not names:
+        return ()
+    audited, original = (
+        np.array([evidence.readings[f"{name}/{target}"][0] for name in names]) for target in ("audited", "original")
+    )
+    oracles = np.stack([evidence.readings[f"{name}/oracles"] for name in names], axis=1)
+    ranks = resurrection(audited, original, oracles, confidence=plan.confidence)
+    rows = []
+    for i, (name, rank) in enumerate(zip(names, ranks, strict=True)):
+        title, unit, question = PROBED.get(name, (name, "", "The reading of this probe"))
+        sentence = f"{question}; {len(oracles)} retrained models were asked the same."
+        spread = _spread(oracles[:, i])
+        rows.append(Comparison(title, unit, rank.audited, spread, rank.p, rank.original, sentence))
+    return tuple(rows)
 
 
 def _rounded(row: Comparison) -> Comparison:
@@ -124,6 +166,15 @@ def _ensemble(evidence: Evidence, plan: Plan) -> tuple[Comparison, ...]:
     def floor(value: float) -> Interval:
         return Interval(None, value, None)
 
+    half = np.random.default_rng([plan.seed, 0x4A1F]).permutation(n)
+    one, other = oracles[half[: n // 2]], oracles[half[n // 2 :]]
+    apart, usual = (
+        examples_apart(*pair, significance=plan.significance) for pair in ((unlearned, oracles), (one, other))
+    )
+    few = slice(None, None, -(-rows.size // MOST_BOUNDED))
+    epsilons = single_epsilons(unlearned[:, few], oracles[:, few], confidence=plan.confidence, seed=plan.seed)
+    floors = single_epsilons(one[:, few], other[:, few], confidence=plan.confidence, seed=plan.seed)
+
     models = f"{klom.size} unlearned against {klom.size} retrained models; beside it, retrained against retrained ones."
     return (
         Comparison("KLoM, 95th percentile", "nats", klom.matched_p95, floor(klom.floor_p95), None, None, models),
@@ -136,6 +187,28 @@ def _ensemble(evidence: Evidence, plan: Plan) -> tuple[Comparison, ...]:
             kernel.p,
             None,
             f"All {m} unlearned against all {n} retrained models.",
+        ),
+        Comparison(
+            "Examples told apart",
+            "share",
+            apart.share,
+            floor(usual.share),
+            None,
+            None,
+            f"Mann-Whitney test of each example over {m} and {n} models, at a false discovery rate of "
+            f"{plan.significance:g}; beside it, over two halves of the retrained models.",
+        ),
+        Comparison(
+            "ε of single examples, 95th percentile",
+            "nats, lower bounds",
+            epsilons.p95,
+            floor(floors.p95),
+            None,
+            None,
+            f"Of {len(epsilons.epsilon)} examples {epsilons.above:.1%} have a bound above 0, by chance at most "
+            f"{1 - plan.confidence:.1%}; so many models cannot show more than {epsilons.ceiling:.2g}.".replace(
+                "%", "\u00a0%"
+            ),
         ),
     )
 
@@ -154,18 +227,15 @@ def single_examples(evidence: Evidence, plan: Plan) -> Individuals | None:
         significance=plan.significance,
         confidence=plan.confidence,
     )
-    adjusted = dict(zip(evidence.ids, found.normal.holm.tolist(), strict=True))
     return Individuals(
         limit=LIMIT,
         above=found.above,
         floor=float(found.floor.max()),
         p=found.p_above,
-        flagged=sum(p <= plan.significance for p in adjusted.values()),
-        worst=tuple(
-            Individual(one.id, one.z, one.direction, one.p_rank, float(adjusted[one.id])) for one in found.worst
-        ),
-        assumes=found.normal.assumes,
-        resolution=found.resolution.sentence,
+        flagged=len(found.flagged),
+        worst=tuple(Individual(one.id, one.z, one.direction, one.p_rank, one.p_adjusted) for one in found.worst),
+        assumes="exact, whatever the law of the margins",
+        resolution=found.resolution,
     )
 
 

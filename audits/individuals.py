@@ -1,94 +1,41 @@
 """Findings about individuals: which forgotten examples does the audited model treat unlike retrained models, and how?
 
 Means over the forget set hide a few examples that are still remembered; here every example is held against its own n
-oracles. Two p-values stand side by side. By rank: exact whatever the law of the margins, but never below 1 / (n + 1),
-so with many examples and few oracles it can single nobody out. By Student's t: no such limit, but it assumes that an
-example's margin is normal between retrainings, and says so in the result.
-
-Examples of one model are not independent. The Holm-adjusted p-values hold under any dependence, the Benjamini-Hochberg
-ones under independence or positive dependence, which is assumed.
+oracles, and the farthest one against the farthest examples of all oracles. Both p-values are exact whatever the law of
+the margins and however the examples of one model hang together: if the audited model is a retrained one, all n + 1
+models are exchangeable.
 """
 
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from unlearnkit.audits.distances import farther_p
-from unlearnkit.audits.multiplicity import benjamini_hochberg, holm
-from unlearnkit.audits.rank import margin_z, oracles_needed
+from unlearnkit.audits.rank import allowed_rank, margin_z, oracles_needed
 from unlearnkit.audits.roc import check_share, clopper_pearson
 from unlearnkit.result import Interval, UsageError
 
 Direction = Literal["remembered", "over-forgotten", "equal"]
 
-EXACT = "exact if the audited and the retrained models are exchangeable"
-NORMAL = "assumes that an example's margin is normal between retrainings"
-
-
-@dataclass(frozen=True, eq=False)
-class ExampleP:
-    """Two-sided p-values of all examples, [point] each: raw, adjusted for the false discovery rate, and by Holm.
-
-    `assumes` must be printed wherever the numbers are. `flagged`: ids of the examples whose `bh` is at most the
-    significance of the call, farthest from the oracles first.
-    """
-
-    raw: NDArray[np.float64]
-    bh: NDArray[np.float64]
-    holm: NDArray[np.float64]
-    flagged: tuple[str, ...]
-    assumes: str
-
 
 @dataclass(frozen=True)
 class Individual:
-    """One example: how far its margin lies from the mean of its oracles, in their standard deviations, and its ps."""
+    """One example: how far its margin lies from the mean of its oracles, in their standard deviations, and its ps.
+
+    `p_rank`: this example alone. `p_adjusted`: all examples counted, see `individuals`.
+    """
 
     id: str
     z: float
     direction: Direction
     p_rank: float
-    p_rank_bh: float
-    p_normal: float
-    p_normal_bh: float
-
-
-@dataclass(frozen=True)
-class Resolution:
-    """What n oracles can and cannot say about single examples by rank, at a false discovery rate.
-
-    `smallest_p`: 1 / (n + 1). `fewest_flagged`: how many examples must reach it before any is flagged, `None` if even
-    all would not do. `oracles_for_one`: oracles from which a single example can be flagged alone.
-    """
-
-    oracles: int
-    examples: int
-    significance: float
-    smallest_p: float
-    fewest_flagged: int | None
-    oracles_for_one: int
-
-    @property
-    def sentence(self) -> str:
-        """The limit in words."""
-        start = f"With {self.oracles:,} oracles the smallest rank p-value of an example is {self.smallest_p:.2g}"
-        if self.fewest_flagged == 1:
-            return f"{start}: enough to single out one of {self.examples:,}."
-        needed = f"for a single one {self.oracles_for_one:,} oracles are needed."
-        if self.fewest_flagged is None:
-            return f"{start}: none of {self.examples:,} can be flagged; {needed}"
-        return (
-            f"{start}: no single one of {self.examples:,} can be flagged, only {self.fewest_flagged:,} or more at "
-            f"once; {needed}"
-        )
+    p_adjusted: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +43,8 @@ class Individuals:
     """Every forgotten example of one audited model against its oracles.
 
     `z` [point]: (audited margin - oracle mean) / oracle standard deviation; above 0 = remembered, below =
-    over-forgotten. `rank`, `normal`: p-values without and with a law for the margins. `worst`: farthest first.
+    over-forgotten. `p_rank`, `p_adjusted` [point]: see `individuals`. `worst`: farthest first.
+    `stands_out_from`: |z| above which an example is flagged; `None` where the oracles are too few to flag any.
 
     `above`: share of examples with |z| above the tolerance. Its exact (Clopper-Pearson) limits are about this very
     model and these oracles: for the share in the population the examples were drawn from, not for another retraining.
@@ -105,13 +53,28 @@ class Individuals:
     """
 
     z: NDArray[np.float64]
-    rank: ExampleP
-    normal: ExampleP
+    p_rank: NDArray[np.float64]
+    p_adjusted: NDArray[np.float64]
+    flagged: tuple[str, ...]  # ids with an adjusted p of at most the significance, farthest first
     worst: tuple[Individual, ...]
+    stands_out_from: float | None
     above: Interval
     floor: NDArray[np.float64]
     p_above: float
-    resolution: Resolution
+    significance: float
+
+    @property
+    def resolution(self) -> str:
+        """What so many oracles can say about single examples, in words."""
+        n = self.floor.size
+        if self.stands_out_from is None:
+            needed = oracles_needed(significance=self.significance)
+            return f"With {n:,} oracles no example can be singled out at {self.significance:g}; {needed:,} are needed."
+        others = allowed_rank(n, self.significance) - 1
+        return (
+            f"An example stands out when it lies farther than {self.stands_out_from:.1f} σ; of {n:,} oracles "
+            f"{others or 'none'} {'have' if others > 1 else 'has'} an example that far out."
+        )
 
 
 def individuals(
@@ -125,8 +88,11 @@ def individuals(
 ) -> Individuals:
     """Findings per example from margins [1 + oracle, point], row 0 audited; `tolerance` in standard deviations.
 
-    Rank: p = (1 + #{oracles whose |z| among the n other models is at least the audited one's}) / (n + 1) (audits.md
-    8.1). Normal: z sqrt(n / (n + 1)) is Student t with n - 1 degrees of freedom, the prediction of one more retraining.
+    p_rank = (1 + #{oracles whose |z| on this example, among the n other models, is at least the audited one's}) / (n +
+    1) (audits.md 8.1). p_adjusted = (1 + #{oracles whose largest |z| over all examples is at least the audited one's
+    on this example}) / (n + 1): single-step maxT (Westfall and Young 1993). The largest deviations are exchangeable
+    too, and examples that are remembered can only raise an oracle's maximum, so the chance of flagging any example that
+    is not is at most the significance, under any dependence between examples and any law of their margins.
     Raises `UsageError` unless margins are 2-D and finite with at least 2 oracles, ids are unique and one per point,
     tolerance is positive, worst is at least 0, and significance and confidence lie in (0, 1).
     """
@@ -140,54 +106,27 @@ def individuals(
     check_share("significance", significance)
     size = np.abs(z)
     order = sorted(range(points), key=lambda i: (-size[0, i], names[i]))
-    # Near-ties count as ties, as in `oracle_rank`.
-    reached = np.count_nonzero(size[1:] >= size[0] * (1.0 - 1e-9) - 1e-12, axis=0)
-    by_t = 2.0 * stats.t.sf(size[0] * math.sqrt(n / (n + 1)), df=n - 1)
-
-    def adjusted(raw: NDArray[np.float64], assumes: str) -> ExampleP:
-        bh = benjamini_hochberg(raw)
-        # p-values are multiples of 1 / (n + 1): the slack keeps one that equals the significance flagged.
-        flagged = tuple(names[i] for i in order if bh[i] <= significance + 1e-9)
-        return ExampleP(raw, bh, holm(raw), flagged, assumes)
-
-    rank = adjusted((1 + reached) / (n + 1), EXACT)
-    normal = adjusted(np.maximum(by_t, sys.float_info.min), NORMAL)  # a p-value is never 0
+    reach = size[0] * (1.0 - 1e-9) - 1e-12  # near-ties count as ties, as in `oracle_rank`
+    largest = np.sort(size[1:].max(axis=1))
+    p_rank = (1 + np.count_nonzero(size[1:] >= reach, axis=0)) / (n + 1)
+    p_adjusted = (1 + n - np.searchsorted(largest, reach)) / (n + 1)
+    allowed = allowed_rank(n, significance)
     share = np.count_nonzero(size > tolerance, axis=1)
     return Individuals(
         z=z[0],
-        rank=rank,
-        normal=normal,
+        p_rank=p_rank,
+        p_adjusted=p_adjusted,
+        # p-values are multiples of 1 / (n + 1): the slack keeps one that equals the significance flagged.
+        flagged=tuple(names[i] for i in order if p_adjusted[i] <= significance + 1e-9),
         worst=tuple(
-            Individual(
-                id=names[i],
-                z=float(z[0, i]),
-                direction=_direction(float(z[0, i])),
-                p_rank=float(rank.raw[i]),
-                p_rank_bh=float(rank.bh[i]),
-                p_normal=float(normal.raw[i]),
-                p_normal_bh=float(normal.bh[i]),
-            )
+            Individual(names[i], float(z[0, i]), _direction(float(z[0, i])), float(p_rank[i]), float(p_adjusted[i]))
             for i in order[:worst]
         ),
+        stands_out_from=float(largest[n - allowed]) if allowed else None,
         above=clopper_pearson(int(share[0]), points, confidence=confidence),
         floor=share[1:] / points,
         p_above=farther_p(share.astype(np.float64)),
-        resolution=resolution(n, points, significance=significance),
-    )
-
-
-def resolution(oracles: int, examples: int, *, significance: float = 0.05) -> Resolution:
-    """What so many oracles can say about single examples by rank: Benjamini-Hochberg flags k at the smallest p if
-    examples / (k (oracles + 1)) <= significance.
-
-    Raises `UsageError` for fewer than 2 oracles, no example or a significance outside (0, 1).
-    """
-    if oracles < 2:
-        raise UsageError(f"oracles must be at least 2, got {oracles}; retrain more")
-    needed = oracles_needed(significance=significance, families=examples)
-    fewest = max(1, math.ceil(examples / (significance * (oracles + 1)) - 1e-9))
-    return Resolution(
-        oracles, examples, significance, 1 / (oracles + 1), fewest if fewest <= examples else None, needed
+        significance=significance,
     )
 
 

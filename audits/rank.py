@@ -15,12 +15,13 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize, stats
+from scipy import optimize, special, stats
 
 from unlearnkit.audits.roc import check_share
 from unlearnkit.result import Interval, UsageError
 
 Z_CAP = 1000.0  # standard deviations; a finite stand-in for "differs from others that do not differ at all"
+RMIA_A = 0.3  # how far the probability with training is taken to follow the one without
 _DRAWS = 20_000
 _DRAW_SEED = 8_1  # a fixed stream: the power is a number to be integrated, not an experiment
 
@@ -98,7 +99,7 @@ def oracle_rank(
     moved[0] = np.where(np.abs(shift) <= tolerances, mean, rows[0] - np.copysign(tolerances, shift))
     tolerated = _rank_p(moved)[1]
     upper, lower = _thresholds(rows[1:] - mean)
-    k = _allowed(oracles, 1.0 - confidence)
+    k = allowed_rank(oracles, 1.0 - confidence)
     if k:
         upper, lower = (np.sort(limits, axis=0)[oracles - k] for limits in (upper, lower))
     factor = mde_factor(oracles, significance=1.0 - confidence, power=power)
@@ -132,6 +133,25 @@ def margin_z(margins: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.clip(_leave_one_out_z(_check_values("margins", margins)), -Z_CAP, Z_CAP)
 
 
+def log_ratio(margins: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Leave-one-out log-ratio of RMIA [models, points]: log p(x) of each model over what the other models give.
+
+    log p_j − log(((1 + a) mean_{-j} p + 1 − a) / 2), p = 1 / (1 + e^−φ), a = 0.3 (Zarifzadeh et al. 2024, offline, the
+    value of its CIFAR-10 runs; audits.md 2.6). For one view its ROC is RMIA's. Every model is a reference of every
+    other one, so that a statistic of it per model is exchangeable, and the references cost no training of their own.
+    The order of models changes no bit. Raises `UsageError` unless margins are 2-D and finite with at least 3 models.
+    """
+    values = _check_values("margins", margins)
+    miss = special.expit(-values)
+    others = (np.sort(miss, axis=0).sum(axis=0) - miss) / (len(values) - 1)
+    return against_references(values, np.maximum(others, 0.0))
+
+
+def against_references(margins: NDArray[np.float64], miss: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`log_ratio` of margins [..., point] where the references' mean of 1 − p is known, [..., point]."""
+    return np.asarray(-np.logaddexp(0.0, -margins) - np.log1p(-(1.0 + RMIA_A) / 2.0 * miss))
+
+
 def oracles_needed(*, significance: float = 0.05, families: int = 1) -> int:
     """Smallest number of oracles n >= 2 whose smallest p-value 1 / (n + 1) is at most significance / families.
 
@@ -156,7 +176,7 @@ def power_at(shift: float, *, oracles: int, significance: float = 0.05) -> float
         raise UsageError(f"shift must be finite, in standard deviations between oracles, got {shift}; pass a number")
     _check_oracles(oracles)
     check_share("significance", significance)
-    k = _allowed(oracles, significance)
+    k = allowed_rank(oracles, significance)
     return _power(shift, oracles, k) if k else 0.0
 
 
@@ -170,7 +190,7 @@ def mde_factor(oracles: int, *, significance: float = 0.05, power: float = 0.8) 
     _check_oracles(oracles)
     check_share("significance", significance)
     check_share("power", power)
-    k = _allowed(oracles, significance)
+    k = allowed_rank(oracles, significance)
     if k == 0:
         return None
     if _power(0.0, oracles, k) >= power:
@@ -193,7 +213,7 @@ def planted_mde(models: NDArray[np.float64], *, confidence: float = 0.95, power:
     check_share("power", power)
     values = _check_values("models", np.asarray(models, dtype=np.float64)[:, None])[:, 0]
     n = values.size - 1
-    k = _allowed(n, 1.0 - confidence)
+    k = allowed_rank(n, 1.0 - confidence)
     if k == 0:
         return None
     needed = np.empty((2, values.size))
@@ -206,13 +226,18 @@ def planted_mde(models: NDArray[np.float64], *, confidence: float = 0.95, power:
 
 
 def _check_values(name: str, values: NDArray[np.float64]) -> NDArray[np.float64]:
-    array = np.asarray(values, dtype=np.float64)
-    if array.ndim != 2 or array.shape[1] == 0:
-        raise UsageError(
-            f"{name} must be a 2-D array, one row per model and one column per quantity, got shape {array.shape}; "
-            "put the audited model in row 0"
-        )
+    array = finite_table(name, values)
     _check_oracles(array.shape[0] - 1)
+    return array
+
+
+def finite_table(name: str, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`values` in float64; refuses what is not 2-D and finite, with one row per model and at least one column."""
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 2 or 0 in array.shape:
+        raise UsageError(
+            f"{name} must be a 2-D array, one row per model and one column per quantity, got shape {array.shape}"
+        )
     bad = int(np.count_nonzero(~np.isfinite(array)))
     if bad:
         raise UsageError(f"{name} must be finite, got {bad} NaN or infinite of {array.size}; leave that column out")
@@ -224,7 +249,7 @@ def _check_oracles(oracles: int) -> None:
         raise UsageError(f"oracles must be at least 2, got {oracles}; retrain more, 19 are needed to reject at 0.05")
 
 
-def _allowed(oracles: int, significance: float) -> int:
+def allowed_rank(oracles: int, significance: float) -> int:
     """Largest rank that rejects, floor(alpha (n + 1)); the slack undoes 1 - 0.9 < 0.1 in floating point."""
     return math.floor(significance * (oracles + 1) + 1e-9)
 

@@ -6,7 +6,6 @@ use simulated evidence. Everything is seeded; each check can fail, and the tests
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import itertools
 import math
@@ -43,6 +42,7 @@ from unlearnkit.audits.findings import comparisons, other_classes, single_exampl
 from unlearnkit.audits.rank import RankResult, oracle_rank, power_at
 from unlearnkit.audits.simulate import simulate, standard_plan, with_audited
 from unlearnkit.audits.spec import AuditSpec, parse_spec
+from unlearnkit.compress import quantized
 from unlearnkit.data import load
 from unlearnkit.fleet import Fleet, Watch
 from unlearnkit.jobs import ObserveJob, Points, Sets, TrainJob
@@ -200,16 +200,6 @@ def duplicates(folder: Path, *, seed: int, watch: Watch | None = None, copies: i
 def wide(classes: int) -> nn.Module:
     """So many weights that small updates of all of them can hide what the network knows."""
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 4096), nn.ReLU(), nn.Linear(4096, classes))
-
-
-def quantized(model: Classifier, *, bits: int) -> Classifier:
-    """A copy with every weight matrix rounded to the nearest of 2^bits - 1 levels, symmetric, one scale per output."""
-    rounded = copy.deepcopy(model)
-    with torch.no_grad():
-        for weight in _matrices(rounded):
-            step = weight.abs().amax(dim=1, keepdim=True) / _levels(bits)
-            weight.copy_((weight / step).round() * step)
-    return rounded
 
 
 def _levels(bits: int) -> int:

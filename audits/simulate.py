@@ -133,8 +133,16 @@ def _with_outputs(evidence: Evidence, seed: int, law: Law, common: float) -> Evi
         answers[name] = (heard > 0).astype(np.uint8)
         correct[f"{name}/test"] = np.atleast_2d(answers[name]).sum(axis=1, dtype=np.int64)
         correct[f"{name}/retain"] = np.atleast_1d(rng.binomial(1000, 0.97, models or 1))
+    probed = [name for name in ("original", "audited", "oracles") if name in evidence.margins]
+    readings = {
+        f"{probe}/{name}": _noise(rng, law, (min(19, evidence.oracles) if name == "oracles" else 1,))
+        for probe in ("Quantization", "RetainRelearning")
+        for name in probed
+        if "oracles" in probed
+    }
     return dataclasses.replace(
         evidence,
+        readings=readings,
         ids=tuple(f"simulated/{i:05d}" for i in range(evidence.rows(Group.REQUESTED).size)),
         logits=logits,
         logit_points=spoken,

@@ -8,16 +8,33 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import pydantic
 from pydantic import TypeAdapter
 
+from unlearnkit.audits.canaries import Kind, check_amount
 from unlearnkit.audits.designs import Tolerances
 from unlearnkit.result import Claim, Tier, UsageError, nearest
 from unlearnkit.train import Augmentation, OptimizerName, Privacy, Schedule
 
 T = TypeVar("T")
+
+SearchName = Literal[
+    "bilevel",
+    "pool-loss",
+    "pool-memorization",
+    "pool-neighbors",
+    "mislabeled",
+    "attack",
+    "near",
+    "far",
+    "group",
+    "duplicates",
+    "class",
+]
+Over = Literal["examples", "classes"]
+StepRule = Literal["scale-free", "constant", "average"]
 
 
 @dataclass(frozen=True)
@@ -65,11 +82,19 @@ class CanarySpec:
     """[canaries]: planted when the original is trained; half of them, by coin, are trained on and later deleted."""
 
     count: int = 0  # candidates, both sides together; 0: none
+    kind: Kind = "mislabeled"
+    amount: float | None = None  # patch: side in pixels; gaussian: standard deviation as a share of the inputs' range
     seed: int | None = None  # left out: secret coins, sealed in OUT/canaries.json; given: coins that can be repeated
     manifest: str | None = None  # opens the canaries of a model that was trained before
 
     def __post_init__(self) -> None:
         _check_seed("canaries", self.seed)
+        check_amount(self.kind, self.amount)
+        if self.kind == "memorized":
+            raise UsageError(
+                "canaries.kind: memorized canaries are chosen by scores that a spec cannot hold; plant them with "
+                "plant_canaries() in Python, and name their manifest in canaries.manifest"
+            )
 
 
 @dataclass(frozen=True)
@@ -114,6 +139,7 @@ class ReportSpec:
     """[report]"""
 
     organization: str = ""
+    letterhead: str | None = None  # a TOML file: organization, contact, logo, language, words
 
 
 @dataclass(frozen=True)
@@ -122,6 +148,47 @@ class MethodSpec:
 
     name: str = "Retrain"
     params: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class WorstCaseSpec:
+    """[worst_case]: which forget set to search, and how to prove that it is hard."""
+
+    search: SearchName = "bilevel"
+    size: int | float = 0.1  # examples (or classes); below 1: a share of the training examples
+    id: str = "worst case"
+    seed: int = 0
+    methods: list[str | dict[str, Any]] = field(default_factory=list)  # audited; empty: that of [method]
+    against: list[str | dict[str, Any]] = field(default_factory=list)  # searched against; empty: the search's default
+    # bilevel
+    over: Over = "examples"
+    upper: int = 20
+    lower: int = 10
+    lr: float = 1e-3
+    gamma: float = 0.0
+    batch_size: int = 256
+    step: StepRule = "scale-free"
+    pace: float = 1.0
+    rate: float = 0.01
+    budget: int | None = None  # bilevel: passes over the training data; attack: unlearnings
+    # pool-loss, pool-memorization, pool-neighbors, mislabeled, attack
+    pool: int = 16  # models on random halves
+    partial: bool = False  # leave out points that no model of the pool has not seen, instead of refusing
+    # attack
+    attack: str | None = None  # left out: the margin shift
+    repeats: int = 2
+    exchange: float = 0.3
+    # group, class
+    pattern: str | None = None  # a regular expression; its first parenthesis is the group in an id
+    group: str | None = None  # left out: the largest
+    forget_class: int | None = None
+    # the certificate
+    random: int = 5  # random sets beside each found one
+    oracles: int = 5  # retrained without each set
+    unlearnings: int = 3  # by each method of each set
+
+    def __post_init__(self) -> None:
+        _check_seed("worst_case", self.seed)
 
 
 @dataclass(frozen=True)
@@ -136,6 +203,7 @@ class Spec:
     method: MethodSpec | None = None
     audit: AuditSpec = field(default_factory=AuditSpec)
     report: ReportSpec = field(default_factory=ReportSpec)
+    worst_case: WorstCaseSpec | None = None
     folder: Path = field(default_factory=Path)
 
     def path(self, name: str) -> Path:
@@ -159,6 +227,7 @@ _SECTIONS: dict[str, type] = {
     "deletion": DeletionSpec,
     "audit": AuditSpec,
     "report": ReportSpec,
+    "worst_case": WorstCaseSpec,
 }
 
 

@@ -1,4 +1,4 @@
-"""verify: does this report say what its evidence says? Hashes, the verdict computed again, and the pages themselves."""
+"""verify: does this report say what its evidence says? Hashes, the verdict again, the pages, and who signed them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import math
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ from unlearnkit.audits.designs import Plan, Tolerances
 from unlearnkit.audits.evidence import Evidence, Group
 from unlearnkit.audits.findings import measured_epsilon
 from unlearnkit.audits.registration import json_plain
+from unlearnkit.audits.signing import check_pdf, check_statement, is_signed
+from unlearnkit.audits.signing import statement as statement_of
+from unlearnkit.reports.letterhead import LETTERHEAD, Letterhead
 from unlearnkit.reports.pdf import attachments, render
 from unlearnkit.result import AuditResult, Tier, UsageError, evidence_path
 from unlearnkit.store import content_key
@@ -46,6 +50,7 @@ class Verified:
 
     result: AuditResult
     checks: tuple[Check, ...]
+    signed: bool = False
 
     @property
     def passed(self) -> bool:
@@ -53,10 +58,15 @@ class Verified:
         return all(check.passed for check in self.checks)
 
 
-def verify_file(path: Path) -> Verified:
-    """Check a report.pdf, or an audit.json with its sidecar. Raises UsageError where there is nothing to check."""
-    if not path.is_file():
-        raise UsageError(f"{path}: no such file")
+def verify_file(path: Path, *, trust: Path | None = None, statement: Path | None = None) -> Verified:
+    """Check a report.pdf, or an audit.json with its sidecar. Raises UsageError where there is nothing to check.
+
+    trust: certificates to which a signature must lead. statement: of the same signer; left out, the file that
+    `unlearnkit sign --statement` writes beside a report, if it is there.
+    """
+    for named in (path, trust, statement):
+        if named is not None and not named.is_file():
+            raise UsageError(f"{named}: no such file")
     with path.open("rb") as file:
         is_pdf = file.read(5) == b"%PDF-"
     if is_pdf:
@@ -73,12 +83,34 @@ def verify_file(path: Path) -> Verified:
             sidecar = evidence_path(path, result).read_bytes()
         except (FileNotFoundError, IsADirectoryError) as error:
             raise UsageError(f"{path}: its evidence {result.evidence.file!r} does not lie beside it") from error
+    if statement is not None and not is_pdf:
+        raise UsageError(f"{statement}: a statement is about a signed report; name the PDF, not {path}")
     checks = [_hash(result, sidecar)]
     if checks[0].passed:
         checks.append(_verdict(result, sidecar, path))
-        if is_pdf and checks[1].passed:
-            checks.append(_pages(result, sidecar, path))
-    return Verified(result, tuple(checks))
+    if not is_pdf:
+        return Verified(result, tuple(checks))
+    pdf, typeset = path.read_bytes(), None
+    signed = is_signed(pdf)
+    if all(check.passed for check in checks):
+        head = parts.get(LETTERHEAD)
+        letterhead = None if head is None else Letterhead.from_json(head, what=f"{path}: {LETTERHEAD}")
+        typeset = render(result, sidecar, letterhead)
+        checks.append(_pages(pdf, typeset, signed=signed, worded=letterhead is not None))
+    if signed:
+        found = check_pdf(pdf, typeset=typeset, trust=trust)
+        checks.append(Check("signature", found.passed, found.sentence))
+    beside = path.with_suffix(".intoto.json")
+    if statement is not None or beside.is_file():
+        checks.append(_statement(statement or beside, result, text, pdf, trust))
+    return Verified(result, tuple(checks), signed)
+
+
+def _statement(file: Path, result: AuditResult, audit: bytes, pdf: bytes, trust: Path | None) -> Check:
+    """The signed statement about this report."""
+    expected = statement_of(result, audit=audit, pdf=pdf)
+    found = check_statement(file.read_bytes(), expected, now=datetime.now(UTC), trust=trust)
+    return Check("statement", found.passed, f"{file.name}: {found.sentence}")
 
 
 def _read(text: bytes, path: Path) -> AuditResult:
@@ -186,13 +218,14 @@ def _asked(result: AuditResult) -> int:
     return 0 if result.oracles is None else int(result.spec.get("audit", {}).get("oracles") or ORACLES[result.tier])
 
 
-def _pages(result: AuditResult, sidecar: bytes, path: Path) -> Check:
-    """Typeset the report again: same result, same bytes."""
-    same = render(result, sidecar) == path.read_bytes()
+def _pages(pdf: bytes, typeset: bytes, *, signed: bool, worded: bool) -> Check:
+    """Typeset the report again: same result, same bytes; a signature stands behind them."""
+    same = pdf.startswith(typeset) if signed else pdf == typeset
+    worded_by = "; their fixed texts are those of the attached letterhead" if worded else ""
     return Check(
         "pages",
         same,
-        "typeset again from the attached result, they are the same bytes"
+        f"typeset again from the attached result, they are the same bytes{worded_by}"
         if same
         else "typeset again from the attached result, they differ: the pages were changed, or another version of "
         "unlearnkit, Typst or Matplotlib wrote them",

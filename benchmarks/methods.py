@@ -14,14 +14,21 @@ class may do nothing or harm for another; the gap over the classes that were not
 all. `--untuned` reports the defaults. What is finished is kept in the store: the same command goes on.
 
 UA, RA and TA are the error on the forget set, the accuracy on the retain set and on the test set (without the forgotten
-class), in percent. MIA is the share of the forget set that a support vector machine on the probability of the label
-calls unseen; it is the score that publications report, and far weaker than an audit. The gap is the mean distance of
-the four from those of a model retrained with the original's own seed. Retrain is a second one, with another seed: its
-gap is what chance alone makes of two retrained models. Where the original's gap is no larger, as on a random tenth of
-the digits, the four numbers cannot tell one method from another.
+class), in percent; ACC_f, the accuracy on test examples of the forgotten class, stands beside them and is no part of
+the gap. MIA is the share of the forget set that a support vector machine on the probability of the label calls unseen;
+it is the score that publications report, and far weaker than an audit. The gap is the mean distance of the four from
+those of a model retrained with the original's own seed. Retrain is a second one, with another seed: its gap is what
+chance alone makes of two retrained models. Where the original's gap is no larger, as on a random tenth of the digits,
+the four numbers cannot tell one method from another.
 
 Times are taken on the first request of a table, one method after the other. Publications train for 182 epochs on
 CIFAR-10, so the last ratio is that to 182 epochs at the speed of Retrain in the same round.
+
+    python benchmarks/methods.py --cost --data npz:cifar10.npz --batch-size 256 --out benchmarks/methods-cost.md
+
+takes nothing but times, of every method at its default settings. A model of CIFAR-10: on fewer than 50,000 examples,
+numbers of examples that a method looks at however many there are, such as 1,000 for a curvature, are cut alike, since
+they would cost more of a small retraining than of a large one.
 """
 
 from __future__ import annotations
@@ -32,6 +39,7 @@ import os
 import platform
 import shlex
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -40,9 +48,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.svm import SVC
+from torch import nn
 
-from unlearnkit.data import Dataset, load
+from unlearnkit.attacks.mia_efficacy import mia_efficacy
+from unlearnkit.data import Dataset, load, split
 from unlearnkit.fleet import Fleet, Progress
 from unlearnkit.jobs import ModelJob, ObserveJob, Points, Rows, Sets, TrainJob, UnlearnJob
 from unlearnkit.methods import (
@@ -77,12 +86,15 @@ from unlearnkit.models import Architecture
 from unlearnkit.observing import margin
 from unlearnkit.result import UsageError
 from unlearnkit.store import Store
-from unlearnkit.train import Recipe
+from unlearnkit.train import Recipe, fit, initial
 from unlearnkit.types import Deletion, Method, Need
+from unlearnkit.unlearning import unlearn
 
 TUNING_SEED = 0
 PUBLISHED = 182  # epochs of the retraining that publications compare with
 CHEAP = 15  # percent of it
+RETRAINED = 3  # epochs at a time, where only their speed is asked for
+CIFAR = 50_000  # training examples of CIFAR-10
 MOST = 5_000  # examples of a side that the membership score is trained on; publications take the whole test set
 COLUMNS = ("UA", "RA", "TA", "MIA")
 SAW = {
@@ -233,6 +245,7 @@ class Metrics:
     ra: float
     ta: float
     mia: float
+    acc_f: float  # accuracy on test examples of the forgotten class; NaN, and left out, where no class is
 
     def values(self) -> NDArray[np.float64]:
         """In the order of the columns."""
@@ -347,17 +360,17 @@ class Yardstick:
         test = test + len(self.y)
         ua, ra, ta = (100 * float(right[rows].mean()) for rows in (run.forget, run.retain, test))
         mia = efficacy(confidence[run.forget], confidence[run.retain], confidence[test], run.seed)
-        return Metrics(100 - ua, ra, ta, mia)
+        class_test = self.test[self.test_y[self.test] == run.label] + len(self.y)
+        acc_f = 100 * float(right[class_test].mean()) if len(class_test) else float("nan")
+        return Metrics(100 - ua, ra, ta, mia, acc_f)
 
 
 def efficacy(forget: NDArray[np.float64], retain: NDArray[np.float64], test: NDArray[np.float64], seed: int) -> float:
     """Share of the forget set called unseen, in percent, by an SVM told as many retain as test examples."""
     rng = np.random.default_rng(seed)
     count = min(len(retain), len(test), MOST)
-    seen, unseen = rng.choice(retain, count, replace=False), rng.choice(test, count, replace=False)
-    attack = SVC(C=3, gamma="auto", kernel="rbf")
-    attack.fit(np.concatenate([seen, unseen])[:, None], np.arange(2 * count) < count)
-    return 100 * float(1 - attack.predict(forget[:, None]).mean())
+    seen, unseen = (rng.choice(len(part), count, replace=False) for part in (retain, test))
+    return 100 * mia_efficacy(forget, retain[seen], test[unseen])
 
 
 def measured(wanted: Sequence[tuple[Run, Method | None]]) -> list[Found]:
@@ -406,13 +419,14 @@ def gap(found: Sequence[Found]) -> float:
 def priced(run: Run, methods: Mapping[str, Method], times: int) -> dict[str, float]:
     """Seconds that each method takes on one request: made anew one after the other, and the median of some rounds.
 
-    What else the machine does meanwhile slows neighbors alike, so that ratios hold where seconds do not.
+    What else the machine does meanwhile slows neighbors alike, so that ratios hold where seconds do not. No rounds: the
+    seconds of the runs that were reported.
     """
     yardstick = run.yardstick
     jobs = {name: yardstick.job(run, method) for name, method in methods.items()}
     rounds: dict[str, list[float]] = {name: [] for name in methods}
-    for _ in range(times):
-        fleet = yardstick.fleet_for(yardstick.data, True)
+    for _ in range(max(1, times)):
+        fleet = yardstick.fleet_for(yardstick.data, times > 0)
         for name, made in zip(jobs, fleet.attempt(list(jobs.values())), strict=True):
             if made.fault is None:
                 rounds[name].append(fleet.store.record(made.key)["seconds"])
@@ -432,10 +446,11 @@ def line(
     good = [one for one in found if one.metrics is not None]
     class_wise = found[0].run.label is not None
     if not good:
-        return f"| {name} | " + "| " * (len(COLUMNS) + 4 + class_wise) + f"| {saw} |"
+        return f"| {name} | " + "| " * (len(COLUMNS) + 4 + 2 * class_wise) + f"| {saw} |"
     rows = np.array([one.metrics.values() for one in good if one.metrics is not None])
     cells = [spread(good, column.tolist()) for column in rows.T] + [spread(good, [one.gap for one in good])]
     if class_wise:
+        cells.insert(len(COLUMNS), spread(good, [one.metrics.acc_f for one in good if one.metrics is not None]))
         fresh = [one for one in good if one.run.label not in searched]
         cells.append(f"{gap(fresh):.1f}" if fresh else "–")
     cells += [over_seeds(good), *price, saw]
@@ -484,8 +499,15 @@ def table(request: Request, names: Sequence[str], seeds: int, times: int) -> str
     epoch = prices.get("Retrain", float("nan")) / recipe.epochs
     searched = [label for label in request.searched if label is not None]
     over = "classes" if len(request.labels) > 1 else "seeds"
-    columns = [*COLUMNS, "gap", *["gap, other classes"] * class_wise, "gap: sd over seeds", "time / retraining"]
-    columns += [f"time / {PUBLISHED} epochs", "saw"]
+    columns = [
+        *COLUMNS,
+        *["ACC_f"] * class_wise,
+        "gap",
+        *["gap, other classes"] * class_wise,
+        "gap: sd over seeds",
+        "time / retraining",
+    ]
+    columns += ["time / retraining", f"time / {PUBLISHED} epochs", "saw"]
     oracles = [run.yardstick.oracle(run) for run in runs]
     lines = [
         f"## {request.title}\n\n{len(runs)} runs; mean ± standard deviation over {over}.\n",
@@ -530,6 +552,73 @@ def remarks(order: Sequence[str], parts: dict[str, list[Found]], nothing: float,
     return f"{words} Dearer than {CHEAP} % of {PUBLISHED} epochs: {', '.join(dear) or 'none'}."
 
 
+def default_settings(name: str) -> Method:
+    """What the method's file says, but for the variants of a method that the name stands for."""
+    default, own = SEARCH[name][0], type(SEARCH[name][0])()
+    variants = ("rewind", "repair_epochs", "label_free")
+    return replace(own, **{field: value for field, value in default.params.items() if field in variants})
+
+
+def clocked(yardstick: Yardstick, run: Run, original: nn.Module, method: Method, device: str) -> float:
+    """Seconds of one unlearning: the processor's own, which other programs do not enter; on a GPU those that pass."""
+    job, recipe = yardstick.job(run, method), run.original.recipe
+    train, test = yardstick.data.train, yardstick.data.test
+    splits = split(train, test, run.forget, forget_class=run.label)
+    unseen = None if job.unseen is None else test.take(job.unseen)
+    before = initial(recipe, train, seed=run.seed).to(device)
+    start = time.process_time()
+    result = unlearn(original, splits, method, seed=run.seed, recipe=recipe, unseen=unseen, pretrained=before)
+    return result.seconds if device.startswith("cuda") else time.process_time() - start
+
+
+def for_classes(name: str) -> bool:
+    """Made for whole classes, whether or not it is allowed for any request."""
+    return Need.CLASS_WISE in SEARCH[name][0].needs or name in ("DELETE", "BoundaryShrink", "BoundaryExpand")
+
+
+def costs(yardstick: Yardstick, names: Sequence[str], device: str) -> str:
+    """Every method at its default settings, on one original, as a share of a retraining of the published length."""
+    n, seed = len(yardstick.y), TUNING_SEED
+    share, label = yardstick.run(None, seed), yardstick.run(0, seed)
+    short = replace(share, original=replace(share.original, recipe=replace(yardstick.recipe, epochs=RETRAINED)))
+    original = fit(yardstick.recipe, yardstick.data.train, seed=seed, device=device).to(device)
+    epochs: list[float] = []  # seconds of one, before, between and after the methods
+    seconds: dict[str, float] = {}
+    for i, name in enumerate([*(name for name in names if name != "Retrain"), None]):
+        if i % 9 == 0 or name is None:
+            epochs.append(clocked(yardstick, short, original, Retrain(), device) / RETRAINED)
+        if name is not None:
+            class_wise = for_classes(name)
+            method = fitted(in_proportion(default_settings(name), n), yardstick.recipe, class_wise=class_wise)
+            seconds[name] = clocked(yardstick, label if class_wise else share, original, method, device)
+            print(f"{name}: {seconds[name]:.1f} s", file=sys.stderr, flush=True)
+    epoch = float(np.median(epochs))
+    whole = PUBLISHED * epoch
+    lines = [
+        "## What a method costs\n",
+        f"Default settings, one run each. {len(epochs)} retrainings of {RETRAINED} epochs, before, between and after "
+        f"the methods, took {min(epochs):.2f} to {max(epochs):.2f} s an epoch; {PUBLISHED} epochs would take "
+        f"{whole:,.0f} s.\n",
+        f"| method | forgets | seconds | epochs of retraining | share of {PUBLISHED} epochs |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for name in sorted(seconds, key=lambda name: -seconds[name]):
+        what = "a class" if for_classes(name) else f"{100 * yardstick.fraction:g} %"
+        cells = [name, what, f"{seconds[name]:.1f}", f"{seconds[name] / epoch:.1f}", percent(seconds[name], whole)]
+        lines.append(f"| {' | '.join(cells)} |")
+    dear = [f"{name} ({percent(took, whole)})" for name, took in seconds.items() if took > CHEAP / 100 * whole]
+    lines.append(f"\nDearer than {CHEAP} % of {PUBLISHED} epochs: {', '.join(dear) or 'none'}.")
+    return "\n".join(lines) + "\n"
+
+
+def in_proportion(method: Method, n: int) -> Method:
+    """The method on n examples as it would be on CIFAR-10: what it draws of them is the same share of them."""
+    counts = ("samples", "examples", "probes", "images", "others", "references", "kept", "forget_images")
+    counts += ("retain_images",)
+    drawn = {name: method.params[name] for name in counts if method.params.get(name) is not None}
+    return replace(method, **{name: max(1, round(count * min(1, n / CIFAR))) for name, count in drawn.items()})
+
+
 def told(progress: Progress) -> None:
     """Progress on one line of the terminal."""
     end = "\n" if progress.done == progress.total else "\r"
@@ -550,13 +639,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--classes", default="all", help="all, none, or numbers: 0,3")
     parser.add_argument("--tune-on", type=int, default=2, help="how many of the classes, counted from the first")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--times", type=int, default=3, help="rounds in which run times are taken")
+    parser.add_argument("--times", type=int, default=3, help="rounds in which run times are taken; 0: as they were")
     parser.add_argument("--methods", default="", help=f"some of: {'; '.join(SEARCH)}; separated by semicolons")
     parser.add_argument("--tries", type=int, default=9, help="settings of a method that are searched, at most")
     parser.add_argument("--untuned", action="store_true", help="report the defaults")
+    parser.add_argument("--cost", action="store_true", help="only take run times, of the default settings")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--processes", type=int, default=None)
     parser.add_argument("--store", default=".unlearnkit/benchmark-methods", help="what is finished is kept here")
+    parser.add_argument("--note", default="", help="a sentence for the top of the page")
     parser.add_argument("--out", type=Path, default=None, help="write the page here too")
     options = parser.parse_args(arguments)
     if {type(method) for method, _ in SEARCH.values()} != set(METHODS.values()):
@@ -595,7 +686,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 canaries = functools.cache(lambda seed: natural.mislabeled(options.mislabeled, seed))
                 title += f", {100 * options.mislabeled:g} % of them under a random wrong label"
                 requests.append(Request(title, canaries, share, tuned_on, options.tries))
-        tables = [table(request, names, options.seeds, options.times) for request in requests]
+        if options.cost:
+            tables = [costs(natural, names, options.device)]
+        else:
+            tables = [table(request, names, options.seeds, options.times) for request in requests]
     except UsageError as error:
         raise SystemExit(str(error)) from error
     device = torch.cuda.get_device_name(options.device) if options.device.startswith("cuda") else "CPU"
@@ -608,7 +702,7 @@ examples, {options.epochs} epochs. `python benchmarks/methods.py --help` and its
 
 F, R: inputs of the forget set and of the retain set; y: their labels; unseen: held-out examples, which no method is \
 measured on; start: the weights before training; class: works for whole classes only.
-
+{f"{chr(10)}{options.note}{chr(10)}" if options.note else ""}
 {chr(10).join(tables)}"""
     print(page)
     if options.out is not None:

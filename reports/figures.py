@@ -1,14 +1,15 @@
 """The figures of a report: arrays of the evidence drawn as vector graphics; scaling and smoothing, no finding.
 
-Every figure is an SVG whose bytes depend on its inputs alone. It holds no text of the audit, only the fixed words
-below; names and numbers stand beside it, set by the page. Line style and label tell the curves apart, color helps.
+Every figure is an SVG whose bytes depend on its inputs alone. It holds no text of the audit, only fixed words of
+the report's language; names and numbers stand beside it, set by the page. Line style and label tell the curves apart,
+color helps.
 """
 
 from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,28 +24,12 @@ from numpy import ndarray
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
+from unlearnkit.reports.letterhead import language
 from unlearnkit.result import Interval, Outcome, UsageError
 
 FORGET, HEADS, TWINS, TAILS = 0, 1, 2, 3  # values of `points/group`
 
-WORDS = {  # all the words that are drawn
-    "oracle level": "oracle level",
-    "tolerance": "tolerance",
-    "times tolerance": "× tolerance",
-    "must be seen": "must be seen",
-    "margin forget": "margin φ of the examples to be forgotten",
-    "margin canaries": "margin φ of the canaries",
-    "fpr": "false positive rate",
-    "tpr": "true positive rate",
-    "original": "original",
-    "audited": "unlearned",
-    "oracles": "oracles",
-    "oracle": "oracle",
-    "twins": "held-out twins",
-    "chance": "chance",
-    "heads": "trained on, then deleted",
-    "tails": "never used",
-}
+WORDS: dict[str, str] = language("en")["figure"]  # all the words that are drawn
 
 FONT = "Libertinus Serif"  # set by Typst, which brings it along; measured here by the slightly wider DejaVu Serif
 SIZE = 8.5  # pt
@@ -137,20 +122,32 @@ def read_arrays(evidence: bytes, *, what: str = "evidence") -> Arrays:
     )
 
 
-def dot_plot(tests: Sequence[Outcome], *, width: float = 220.0, row: float = 22.0, exact: bool = False) -> bytes:
+def dot_plot(
+    tests: Sequence[Outcome],
+    *,
+    width: float = 220.0,
+    row: float = 22.0,
+    exact: bool = False,
+    words: Mapping[str, str] = WORDS,
+    beside: Sequence[Outcome] = (),
+    axis: bool = True,
+) -> bytes:
     """Each test's leak interval in units of its tolerance, in the given order, `row` points apart.
 
-    exact: no tolerance is granted; what is called so is the size that each test must be able to see.
+    exact: no tolerance is granted; what is called so is the size that each test must be able to see. beside: tests of
+    other plots on the same scale, for a page that sets each test, and the axis, in a drawing of its own.
     """
     spans = [_in_tolerances(test.leak, test.tolerance) for test in tests]
-    left = float(np.clip(min(low for low, _, _ in spans) - 0.2, -LIMIT, -0.75))
+    scale = spans + [_in_tolerances(test.leak, test.tolerance) for test in beside]
+    left = float(np.clip(min(low for low, _, _ in scale) - 0.2, -LIMIT, -0.75))
     left = min(left, -1.3) if left < -0.9 else left  # where one comes near the lower tolerance, show it
-    right = float(np.clip(max(high for _, _, high in spans) + 0.2, 1.6, LIMIT))
+    right = float(np.clip(max(high for _, _, high in scale) + 0.2, 1.6, LIMIT))
+    foot = AXIS if axis else 0.0
 
     def draw(figure: Figure) -> None:
-        height = len(tests) * row
-        ax = figure.add_axes((0.01, AXIS / (height + AXIS), 0.98, height / (height + AXIS)))
-        ax.set(xlim=(left, right), ylim=(len(tests) - 0.5, -0.5))
+        height = len(tests) * row or 1.0  # an axis alone
+        ax = figure.add_axes((0.01, foot / (height + foot), 0.98, height / (height + foot)))
+        ax.set(xlim=(left, right), ylim=(max(1, len(tests)) - 0.5, -0.5))
         if not exact:
             ax.axvspan(max(-1.0, left), 1, color="#f1f3f1", lw=0)
         ax.axvline(0, color="#9a9a9a", lw=0.9)
@@ -168,23 +165,24 @@ def dot_plot(tests: Sequence[Outcome], *, width: float = 220.0, row: float = 22.
             if left <= value <= right:
                 fill = color if test.required else "white"
                 ax.plot([value], [y], MARKERS[test.state], ms=5.6, color=color, mfc=fill, mew=1.2, clip_on=False)
-        edge_name = WORDS["must be seen" if exact else "tolerance"]
-        times = "×" if exact else WORDS["times tolerance"]
-        ticks = {0: WORDS["oracle level"], 1: edge_name}
-        ticks |= {-1: f"−{WORDS['tolerance']}"} if left < -1 and not exact else {}
+        edge_name = words["must-be-seen" if exact else "tolerance"]
+        times = "×" if exact else words["times-tolerance"]
+        ticks = {0: words["oracle-level"], 1: edge_name}
+        ticks |= {-1: f"−{words['tolerance']}"} if left < -1 and not exact else {}
         ticks |= {2: f"2 {times}"} if right >= 2.3 else {}
         ticks |= {-2: f"−2 {times}"} if left < -2.3 else {}
         if left < -2.3:  # crowded: short labels
-            ticks |= {-2: "−2 ×", -1: "−1 ×", 0: WORDS["oracles"]} | ({2: "2 ×"} if 2 in ticks else {})
-        ax.set_xticks(list(ticks), list(ticks.values()))
+            ticks |= {-2: "−2 ×", -1: "−1 ×", 0: words["oracles"]} | ({2: "2 ×"} if 2 in ticks else {})
+        ax.set_xticks(list(ticks) if axis else [], list(ticks.values()) if axis else [])
         ax.tick_params(length=2.5, pad=2)
         ax.set_yticks([])
         ax.spines[["left", "right", "top"]].set_visible(False)
+        ax.spines["bottom"].set_visible(axis)
 
-    return _svg(draw, width, len(tests) * row + AXIS)
+    return _svg(draw, width, (len(tests) * row or 1.0) + foot)
 
 
-def margins(arrays: Arrays, *, width: float = 232.0, height: float = 128.0) -> bytes:
+def margins(arrays: Arrays, *, width: float = 232.0, height: float = 128.0, words: Mapping[str, str] = WORDS) -> bytes:
     """Distributions of the margin of the examples to be forgotten, by model, and of the twins."""
     mine = arrays.group == (FORGET if arrays.has(FORGET) else HEADS)
     rows: dict[str, Float[ndarray, " m"]] = {"original": arrays.original[mine], "audited": arrays.audited[mine]}
@@ -194,9 +192,9 @@ def margins(arrays: Arrays, *, width: float = 232.0, height: float = 128.0) -> b
     if oracles is not None:
         rows["oracles"] = oracles.reshape(-1)
     grid = _grid(list(rows.values()))
-    names = {name: WORDS[name] for name in rows}
+    names = {name: words[name] for name in rows}
     if oracles is not None:
-        names["oracles"] = f"{len(oracles)} {WORDS['oracle' if len(oracles) == 1 else 'oracles']}"
+        names["oracles"] = f"{len(oracles)} {words['oracle' if len(oracles) == 1 else 'oracles']}"
 
     def draw(figure: Figure) -> None:
         ax = _axes(figure, width, height, left=12.0, bottom=27.0)
@@ -206,7 +204,7 @@ def margins(arrays: Arrays, *, width: float = 232.0, height: float = 128.0) -> b
             each = np.stack([_density(values, grid) for values in oracles])
             ax.fill_between(grid, each.min(0), each.max(0), color="#d9d9d9", lw=0)
             top = max(top, float(each.max()) / 1.15)
-        ax.set(xlim=(grid[0], grid[-1]), ylim=(0, 1.2 * top), xlabel=WORDS["margin forget"])
+        ax.set(xlim=(grid[0], grid[-1]), ylim=(0, 1.2 * top), xlabel=words["margin-forget"])
         ax.set_yticks([])
         ax.spines[["left", "right", "top"]].set_visible(False)
         for name in ("twins", "oracles", "original", "audited"):
@@ -218,7 +216,7 @@ def margins(arrays: Arrays, *, width: float = 232.0, height: float = 128.0) -> b
     return _svg(draw, width, height)
 
 
-def roc(arrays: Arrays, *, width: float = 232.0, height: float = 128.0) -> bytes:
+def roc(arrays: Arrays, *, width: float = 232.0, height: float = 128.0, words: Mapping[str, str] = WORDS) -> bytes:
     """ROC curves on logarithmic axes, down to the smallest false positive rate that so few points can show."""
     rates = np.concatenate([curve.fpr for curve in arrays.roc.values()])
     smallest = float(min(rates[rates > 0], default=1.0))
@@ -227,7 +225,7 @@ def roc(arrays: Arrays, *, width: float = 232.0, height: float = 128.0) -> bytes
     def draw(figure: Figure) -> None:
         ax = _axes(figure, width, height, left=46.0, bottom=27.0)
         ax.set(xscale="log", yscale="log", xlim=(floor, 1), ylim=(floor, 1.15))
-        ax.set(xlabel=WORDS["fpr"], ylabel=WORDS["tpr"])
+        ax.set(xlabel=words["fpr"], ylabel=words["tpr"])
         ticks = [t for t in (1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0) if t >= floor]
         if floor > 5e-3:
             ticks = [t for t in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0) if t >= floor]
@@ -239,26 +237,26 @@ def roc(arrays: Arrays, *, width: float = 232.0, height: float = 128.0) -> bytes
         drawn, edges = [], []
         chance = np.array([floor, 1.0])
         ax.plot(chance, chance, color=SOFT, lw=0.9, ls=STYLES["twins"])
-        drawn.append((chance, chance, WORDS["chance"], SOFT))
+        drawn.append((chance, chance, words["chance"], SOFT))
         if band := arrays.roc.get("oracles"):
             fpr, low, high = (np.maximum(v, floor / 2) for v in (band.fpr, band.tpr, _upper(band)))
             ax.fill_between(fpr, low, high, step="post", color="#dcdcdc", lw=0)
             for edge in (low, high):
                 ax.step(fpr, edge, where="post", color=GRAY, lw=0.6)
-            drawn.append((fpr, high, WORDS["oracles"], GRAY))
+            drawn.append((fpr, high, words["oracles"], GRAY))
             edges.append((fpr, low))
         for name in ("original", "audited"):
             if curve := arrays.roc.get(name):
                 fpr, tpr = np.maximum(curve.fpr, floor / 2), np.maximum(curve.tpr, floor / 2)
                 thick = 1.7 if name == "audited" else 1.3
                 ax.step(fpr, tpr, where="post", color=_color(name), ls=STYLES[name], lw=thick)
-                drawn.append((fpr, tpr, WORDS[name], _color(name)))
+                drawn.append((fpr, tpr, words[name], _color(name)))
         _label(ax, drawn[::-1], edges)
 
     return _svg(draw, width, height)
 
 
-def canaries(arrays: Arrays, *, width: float = 483.0, height: float = 150.0) -> bytes:
+def canaries(arrays: Arrays, *, width: float = 483.0, height: float = 150.0, words: Mapping[str, str] = WORDS) -> bytes:
     """Margins of canaries that were trained on and deleted, against never used ones: original left, unlearned right."""
     heads, tails = arrays.group == HEADS, arrays.group == TAILS
     models = {"original": arrays.original, "audited": arrays.audited}
@@ -270,8 +268,8 @@ def canaries(arrays: Arrays, *, width: float = 483.0, height: float = 150.0) -> 
             ax = figure.add_axes((place / 2 + 12 / width, 27 / height, (half - 26) / width, 1 - 45 / height))
             curves = [_density(values[mask], grid) for mask in (heads, tails)]
             top = 1.15 * max(float(curve.max()) for curve in curves)
-            ax.set(xlim=(grid[0], grid[-1]), ylim=(-0.16 * top, top), xlabel=WORDS["margin canaries"])
-            ax.set_title(WORDS[name], color=_color(name), loc="left", fontsize=SIZE + 0.5)
+            ax.set(xlim=(grid[0], grid[-1]), ylim=(-0.16 * top, top), xlabel=words["margin-canaries"])
+            ax.set_title(words[name], color=_color(name), loc="left", fontsize=SIZE + 0.5)
             ax.set_yticks([])
             ax.spines[["left", "right", "top"]].set_visible(False)
             looks = (("heads", heads, "-", BLUE, -0.055), ("tails", tails, STYLES["original"], GRAY, -0.125))
@@ -279,7 +277,7 @@ def canaries(arrays: Arrays, *, width: float = 483.0, height: float = 150.0) -> 
             for (side, mask, style, color, rug), curve in zip(looks, curves, strict=True):
                 ax.plot(grid, curve, color=color, ls=style, lw=1.5)
                 ax.plot(values[mask], np.full(mask.sum(), rug * top), "|", color=color, ms=5, mew=0.6)
-                labels.append((grid, curve, WORDS[side], color))
+                labels.append((grid, curve, words[side], color))
             _label(ax, labels)
 
     return _svg(draw, width, height)

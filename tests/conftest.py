@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
@@ -15,6 +16,9 @@ import torch
 from unlearnkit.types import Examples
 
 torch.set_num_threads(1)  # as every training does: with more, sums by hand differ from it in the last bits
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the background of a shell, which children inherit
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 MakeBlobs = Callable[..., Examples]
 WriteModule = Callable[[str, str], str]

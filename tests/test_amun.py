@@ -74,6 +74,30 @@ def test_what_is_wrong_already_stays_in_the_first_ball(task: Task) -> None:
     assert torch.equal(found.radius, torch.full((80,), 0.04))
 
 
+def test_some_are_searched_first_and_tell_the_others_where_to_begin() -> None:
+    """Of a linear model, whose boundary is at a known distance: no ball is smaller than the others' first one."""
+    model = nn.Linear(5, 2)
+    rng = torch.Generator().manual_seed(0)
+    model.weight.data, model.bias.data = torch.randn(2, 5, generator=rng), torch.zeros(2)
+    x = 3 * torch.randn(40, 5, generator=rng)
+    examples = Examples(x, model(x).argmax(1), np.arange(40).astype(str))
+    method = AMUN(epsilon=0.02, attack_steps=12, probes=20, batch_size=64)
+    found = method._search(model, examples, torch.Generator().manual_seed(1))
+    alone = adversaries(model, examples, epsilon=0.02, attack_steps=12, batch_size=64)
+    drawn = torch.randperm(40, generator=torch.Generator().manual_seed(1))
+    probe, rest = drawn[:20], drawn[20:]
+    for name in ("x", "y", "radius"):
+        assert torch.equal(getattr(found, name)[probe], getattr(alone, name)[probe])
+    start = alone.radius[probe].sort().values[2]
+    assert start > 0.02
+    assert torch.equal(found.radius[rest], alone.radius[rest].clamp(min=start))
+    far = alone.radius > start  # found on the same way as by the search from the beginning
+    torch.testing.assert_close(found.x[far], alone.x[far])
+    assert torch.equal(found.y, 1 - examples.labels())
+    everything = replace(method, probes=40)._search(model, examples, torch.Generator())
+    assert torch.equal(everything.x, alone.x)
+
+
 def test_a_model_that_always_answers_alike_is_refused() -> None:
     model = nn.Linear(2, 2)
     model.weight.data.zero_()
@@ -112,7 +136,7 @@ def test_without_the_retain_set_it_is_never_read(task: Task) -> None:
     assert AMUN().needs == Need.FORGET | Need.RETAIN
     method = replace(SMALL, use_retain=False)
     assert method.needs == Need.FORGET
-    few = replace(task.splits, retain=task.splits.retain.take(np.arange(3)))
+    few = replace(task.splits, retain=task.splits.retain.take(np.arange(30)))
     assert not differing(run(task, method, splits=few), run(task, method))
 
 

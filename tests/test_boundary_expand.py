@@ -62,7 +62,7 @@ def test_one_step_is_written_out_by_hand(task: Task) -> None:
 def test_neither_labels_nor_the_retain_set_are_read(task: Task) -> None:
     assert BoundaryExpand.needs == Need.FORGET_INPUTS
     wrong = replace(task.splits.forget, y=(task.splits.forget.labels() + 1) % CLASSES)
-    splits = replace(task.splits, forget=wrong, retain=task.splits.retain.take(np.arange(3)))
+    splits = replace(task.splits, forget=wrong, retain=task.splits.retain.take(np.arange(30)))
     method = BoundaryExpand(lr=0.01)
     assert not differing(run(task, method, splits=splits), run(task, method))
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from unlearnkit.audits.audit import looks, models_of
 from unlearnkit.audits.battery import judge
-from unlearnkit.audits.case import _lent, _matched, demand, prepare
+from unlearnkit.audits.case import _matched, demand, lend, prepare
 from unlearnkit.audits.spec import parse_spec
 from unlearnkit.audits.verdict import state_of
 from unlearnkit.jobs import UnlearnJob
@@ -86,8 +86,8 @@ def test_other_methods_leave_the_test_set_whole():
 
 def test_a_test_set_too_small_to_lend_from_is_refused():
     with pytest.raises(UsageError, match="needs held-out examples of its own, a fifth of the test set, which is too"):
-        _lent(np.repeat([0, 1], 4), 0)
-    held_out, lent = _lent(np.repeat([0, 1], [4, 5]), 0)
+        lend(np.repeat([0, 1], 4), 0)
+    held_out, lent = lend(np.repeat([0, 1], [4, 5]), 0)
     assert (held_out.size, lent.size) == (8, 1)
 
 

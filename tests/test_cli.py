@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import pickle
@@ -18,6 +19,7 @@ import torch
 from safetensors.torch import save_file
 
 from unlearnkit.audits import cli
+from unlearnkit.methods import METHODS
 
 TINY = """
 [model]
@@ -90,6 +92,15 @@ DELETE = '[deletion]\nid = "DR-1"\n{}\n[method]\nname = "FineTune"\n'
         ('[model]\narchitecture = "smal-cnn"\n' + DELETE.format("forget_class = 1"), "did you mean 'small-cnn'?"),
         ('[audit]\ndevice = "cuda:99"\n' + DELETE.format("forget_class = 1"), "'cuda:99' was asked for"),
         ("[audit]\noracles = 5\n" + DELETE.format("forget_class = 1"), "needs at least 19 retrained models"),
+        (
+            DELETE.format("forget_fraction = 0.6"),
+            "FineTune: the forget set must not be larger than the retain set, got 862 against 575 examples; a model "
+            "that keeps so little is to be trained afresh, by Retrain",
+        ),
+        (
+            DELETE.format("forget_fraction = 0.1").replace("FineTune", "ClassVectors"),
+            "ClassVectors forgets whole classes only; ask for a class (forget_class), not for examples",
+        ),
         ("[canaries]\ncount = 7\n" + DELETE.format("forget_class = 1"), "canaries.count: must be an even number"),
     ],
 )
@@ -159,6 +170,31 @@ def test_version_and_lists(capsys, monkeypatch):
         code, out, _ = run(capsys, monkeypatch, command)
         assert code == 0
         assert all(name in out for name in names)
+
+
+def test_a_class_is_said_to_be_hidden_where_its_features_still_tell_it(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    Path("spec.toml").write_text(
+        '[model]\narchitecture = "mlp"\n[recipe]\nepochs = 10\n[deletion]\nid = "DR-1"\nforget_class = 3\n'
+        '[method]\nname = "ClassVectors"\n'
+    )
+    code, out, _ = run(capsys, monkeypatch, "unlearn", "spec.toml", "--out", "u")
+    assert code == 0
+    said = re.search(r"of class 3 the head still tells (\d+)%, the nearest class mean among the features (\d+)%", out)
+    assert said is not None
+    assert int(said[1]) <= 5
+    assert int(said[2]) >= 85
+
+
+def test_a_narrow_list_breaks_no_number_in_two(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, _ = run(capsys, monkeypatch, "methods")
+    assert code == 0
+    words = out.split()
+    for method in METHODS.values():
+        assert method.__name__ in words
+        for field in dataclasses.fields(method):
+            assert f"{field.name}={getattr(field.default, 'name', field.default)}" in words
 
 
 @pytest.mark.parametrize("command", ["demo", "train", "unlearn", "audit", "report", "verify", "methods", "attacks"])

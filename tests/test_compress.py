@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from unlearnkit.compress import pruned, quantized
+from unlearnkit.compress import pruned, quantized, smallest
+from unlearnkit.methods.steps import largest
 from unlearnkit.models import Architecture, build
 from unlearnkit.result import UsageError
 from unlearnkit.train import not_finite
@@ -87,6 +88,12 @@ def test_pruning_removes_exactly_the_smallest(share: float):
     for name, value in pruned(model, share=share).state_dict().items():
         if not is_weight(name, value):
             assert torch.equal(value, model.state_dict()[name]), name
+
+
+def test_selecting_is_sorting():
+    sizes = torch.randint(0, 9, (200,), generator=torch.Generator().manual_seed(0)).float()
+    for count in range(201):
+        assert torch.equal(smallest(sizes, count), ~largest(sizes, 200 - count))
 
 
 def test_weights_that_two_layers_share_count_once():

@@ -114,7 +114,7 @@ def test_features_are_read_in_eval_mode_and_modes_are_put_back():
 
 
 def test_the_threshold_is_that_of_a_search_by_hand():
-    """Against every cut between neighbors; values are rounded so that the two sides tie."""
+    """Against every cut between neighbors; values are rounded so that the two sides tie. A gap is cut near its foot."""
     rng = np.random.default_rng(0)
     for shift in (0.0, 0.3, 3.0):
         inside, outside = (rng.normal(shift, 0.3, 30).round(1), rng.normal(0, 0.3, 50).round(1))
@@ -125,7 +125,7 @@ def test_the_threshold_is_that_of_a_search_by_hand():
         values = np.unique(np.concatenate([inside, outside]))
         best = max(balanced(cut) for cut in (values[1:] + values[:-1]) / 2)
         assert balanced(best_threshold(inside, outside)) == pytest.approx(max(best, 1.0))
-    assert best_threshold(np.array([0.8, 0.9]), np.array([0.1, 0.4])) == pytest.approx(0.6)
+    assert best_threshold(np.array([0.8, 0.9]), np.array([0.1, 0.4])) == pytest.approx(0.44)
     assert best_threshold(np.array([0.5]), np.array([0.5])) == 0.5  # nothing to tell apart: stays shut
 
 

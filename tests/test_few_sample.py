@@ -14,13 +14,14 @@ from conftest import MakeBlobs
 from torch import Tensor, nn
 from torch.nn import functional
 
+from unlearnkit.editing import class_accuracy
 from unlearnkit.methods import few_sample
 from unlearnkit.methods.few_sample import FewSample, accuracy, few, relevant_weights, several
 from unlearnkit.methods.salun import saliency_mask
 from unlearnkit.models import Architecture, Classifier
 from unlearnkit.result import UsageError
 from unlearnkit.train import Recipe, fit
-from unlearnkit.types import Examples, Need, Splits
+from unlearnkit.types import Examples, Need, Splits, join
 from unlearnkit.unlearning import unlearn
 
 LABEL, CLASSES = 1, 4
@@ -65,6 +66,16 @@ def test_the_class_is_forgotten_with_few_images(task: tuple[Classifier, Splits])
     assert right(edited, splits.test.take(y == LABEL)) <= 1 / CLASSES
     assert right(edited, splits.test.take(y != LABEL)) >= 0.9
     assert right(edited, drawn(task, METHOD)[0]) <= 1 / CLASSES
+
+
+def test_the_features_are_asked_beside_the_head(task: tuple[Classifier, Splits]):
+    """The paper's point: nearest-class-mean accuracy says whether the features forgot, or the head alone."""
+    model, splits = task
+    references = join(splits.forget, splits.retain)
+    before, after = (class_accuracy(net, references, splits.test, label=LABEL) for net in (model, run(task)))
+    assert min(before.head, before.nearest_mean) > 0.9
+    assert after.head <= 1 / CLASSES
+    assert after.head < after.nearest_mean <= before.nearest_mean
 
 
 def test_weights_outside_the_mask_stay_bit_for_bit(task: tuple[Classifier, Splits]):

@@ -8,14 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 from audit_samples import evidence, plan, within_binomial
-from scipy import stats
 from scipy.spatial.distance import jensenshannon
 from scipy.special import softmax
 
 from unlearnkit.audits.epsilon import one_run_epsilon
 from unlearnkit.audits.evidence import Evidence, FloatArray, Group
 from unlearnkit.audits.findings import comparisons, measured_epsilon, other_classes, single_examples
-from unlearnkit.audits.simulate import with_audited
+from unlearnkit.audits.simulate import Law, with_audited
 from unlearnkit.result import Comparison
 
 NAMES = tuple("abcdefghij")
@@ -26,6 +25,7 @@ SIMPLE = [
     "Tug of war (ToW)",
     "Average gap",
 ]
+PROBES = ["Rounding to 8 and 4 bits", "Relearning on retained data"]
 
 
 def seen(seed: int = 0, **changes: Any) -> Evidence:
@@ -80,19 +80,37 @@ def test_distances_of_accuracies_are_the_naive_ones() -> None:
 
 
 def test_what_the_evidence_does_not_hold_makes_no_row() -> None:
-    assert list(by_name(seen())) == SIMPLE
+    assert list(by_name(seen())) == [*SIMPLE, *PROBES]
     assert list(by_name(seen(outputs=False))) == SIMPLE[2:]
     assert comparisons(seen(oracles=0, outputs=False), plan()) == ()
-    assert [row.name for row in comparisons(seen(unlearned=6), plan())][5:] == [
+    assert [row.name for row in comparisons(seen(unlearned=6), plan())][7:] == [
         "KLoM, 95th percentile",
         "NeurIPS 2023 forgetting score",
         "Kernel distance (MMD) of the ensembles",
+        "Examples told apart",
+        "ε of single examples, 95th percentile",
     ]
+
+
+def test_probes_are_ranked_among_the_retrained_models_that_were_asked() -> None:
+    made = seen(5)
+    readings = {name: values.copy() for name, values in made.readings.items()}
+    readings["Quantization/audited"] = readings["Quantization/oracles"].max(keepdims=True) + 5.0
+    readings["Mine(k=2)/audited"] = readings["Mine(k=2)/original"] = np.array([0.5])
+    readings["Mine(k=2)/oracles"] = np.linspace(0.0, 1.0, 19)
+    rows = by_name(dataclasses.replace(made, readings=readings))
+    row = rows[PROBES[0]]
+    oracles = readings["Quantization/oracles"]
+    assert (row.p, row.value) == (1 / 20, pytest.approx(oracles.max() + 5.0))
+    assert (row.oracles.low, row.oracles.high) == (pytest.approx(oracles.min()), pytest.approx(oracles.max()))
+    assert row.original == pytest.approx(readings["Quantization/original"][0])
+    assert row.sentence.endswith("when the weights are rounded; 19 retrained models were asked the same.")
+    assert rows["Mine(k=2)"].p == 1.0  # right in the middle; a probe without a title stands under its name
 
 
 def test_a_retrained_model_is_far_out_no_more_often_than_stated() -> None:
     runs = 60
-    low = dict.fromkeys(SIMPLE, 0)
+    low = dict.fromkeys([*SIMPLE, *PROBES], 0)
     for seed in range(runs):
         for name, row in by_name(seen(seed, requested=20, twins=4, canaries=0)).items():
             assert row.p is not None
@@ -118,7 +136,7 @@ def test_ensembles_stand_beside_retrained_against_retrained() -> None:
     assert fair.ensemble is not None
     leaking = dataclasses.replace(fair, ensemble=fair.ensemble + 2.5 * (fair.group == Group.REQUESTED))
     one, two = by_name(fair), by_name(leaking)
-    klom, score, kernel = list(one)[5:]
+    klom, score, kernel, apart, epsilon = list(one)[7:]
     for name in (klom, score):
         assert one[name].oracles.low is one[name].oracles.high is one[name].p is one[name].original is None
         assert one[name].oracles == two[name].oracles  # the floor does not look at what was unlearned
@@ -131,6 +149,12 @@ def test_ensembles_stand_beside_retrained_against_retrained() -> None:
     assert None not in found
     assert found[0] > 0.01
     assert found[1] < 0.01
+    assert one[apart].value <= 0.05
+    assert one[apart].oracles == two[apart].oracles
+    assert two[apart].value > 0.9
+    assert one[epsilon].value <= two[epsilon].value
+    assert two[epsilon].value > two[epsilon].oracles.value
+    assert "Of 40 examples " in two[epsilon].sentence
 
 
 def test_rows_have_nine_digits_and_do_not_ask_for_the_order_of_oracles() -> None:
@@ -166,12 +190,11 @@ def test_planted_examples_are_named_with_their_direction() -> None:
     z = (margins[rows] - oracles.mean(axis=0)) / oracles.std(axis=0, ddof=1)
     named = {one.id: one for one in found.worst}
     assert named["simulated/00007"].z == pytest.approx(z[7])
-    p = 2 * stats.t.sf(abs(z[7]) * np.sqrt(19 / 20), 18) * 60
-    assert named["simulated/00007"].p_adjusted in (pytest.approx(p), pytest.approx(p * 59 / 60))
+    assert named["simulated/00007"].p_adjusted == pytest.approx(1 / 20)
     assert named["simulated/00007"].p_rank == pytest.approx(1 / 20)
     assert found.above.value == pytest.approx(np.mean(np.abs(z) > found.limit))
-    assert "normal" in found.assumes
-    assert "19 oracles" in found.resolution
+    assert "exact" in found.assumes
+    assert "of 19 oracles none has an example that far out" in found.resolution
 
 
 def test_the_floor_of_single_examples_is_the_largest_share_of_an_oracle() -> None:
@@ -189,11 +212,12 @@ def test_the_floor_of_single_examples_is_the_largest_share_of_an_oracle() -> Non
     assert found.p == pytest.approx((1 + sum(share >= shares[0] for share in shares[1:])) / 20)
 
 
-def test_a_retrained_model_flags_nobody_more_often_than_stated() -> None:
+@pytest.mark.parametrize("law", ["normal", "t3", "skewed"])
+def test_a_retrained_model_flags_somebody_no_more_often_than_stated(law: Law) -> None:
     runs = 80
     flagged = 0
     for seed in range(runs):
-        found = single_examples(seen(seed), plan())
+        found = single_examples(seen(seed, law=law), plan())
         assert found is not None
         flagged += found.flagged > 0
     assert within_binomial(flagged, runs, 0.05), flagged

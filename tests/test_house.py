@@ -20,6 +20,7 @@ GROUND = (
     "editing",
     "engines",
     "fleet",
+    "hardest",
     "jobs",
     "masks",
     "methods",
@@ -47,6 +48,12 @@ STATISTICS = (
     "epsilon.py",
     "multiplicity.py",
     "anchor.py",
+    "ensembles.py",
+    "resurrection.py",
+    "simplex.py",
+    "pool_search.py",
+    "hardness.py",
+    "swap.py",
 )
 PRINTS = ("audits/cli.py",)
 

@@ -30,8 +30,21 @@ from fleet_samples import (
 from torch import nn
 
 from unlearnkit import jobs, stacked
+from unlearnkit.attacks import LinearProbe, Pruning
 from unlearnkit.data import resolve
-from unlearnkit.jobs import Bench, GivenModel, Job, ModelJob, ObserveJob, Points, Sets, TrainJob, UnlearnJob, read_model
+from unlearnkit.jobs import (
+    Bench,
+    GivenModel,
+    Job,
+    ModelJob,
+    ObserveJob,
+    Points,
+    ProbeJob,
+    Sets,
+    TrainJob,
+    UnlearnJob,
+    read_model,
+)
 from unlearnkit.methods import FineTune
 from unlearnkit.methods.prune_first import PruneFirst
 from unlearnkit.models import Architecture, build, pack
@@ -40,7 +53,7 @@ from unlearnkit.provenance import code_of
 from unlearnkit.result import UsageError
 from unlearnkit.store import Store
 from unlearnkit.train import Privacy, Recipe, fit, initial
-from unlearnkit.types import Access, Examples, Method, Need
+from unlearnkit.types import Access, Examples, Method, Need, Splits
 
 
 @pytest.fixture
@@ -290,6 +303,31 @@ def test_what_is_seen_of_a_model_is_what_observe_sees(bench: Bench):
         np.testing.assert_array_equal(arrays["logits"][stage], seen.outputs())
     assert (arrays["margins"][0] != arrays["margins"][1]).any()
     assert set(bench.store.map(bench.make([observe_job(train)], "cpu")[0].key)) == {"margins"}
+
+
+def test_a_probe_is_read_off_the_model_and_kept(bench: Bench):
+    train = train_jobs(1)[0]
+    forget, retain = np.arange(6), np.arange(6, 60)
+    job = ProbeJob("pruned", train, Pruning(), 3, forget, retain, np.arange(5), np.arange(5, 9))
+    [made] = bench.make([job], "cpu")
+    sets = bench.sets
+    splits = Splits(sets.train.take(forget), sets.train.take(retain), sets.test.take(np.arange(5)))
+    expected = Pruning().read(bench.read(train), splits, seed=3)
+    kept = bench.store.read(made.key)
+    assert kept["value"].item() == expected.value
+    assert kept["curve"].tolist() == expected.curve.tolist()
+    assert bench.make([job], "cpu") == [made]
+    others = [
+        replace(job, probe=Pruning(shares=(0.2,))),
+        replace(job, seed=4),
+        replace(job, forget=np.arange(7)),
+        replace(job, twins=np.arange(5, 8)),
+        replace(job, forget_class=1),
+        replace(job, model=train_jobs(2)[1]),
+    ]
+    assert len({made.key, *(bench.key(other) for other in others)}) == 7
+    [refused] = bench.make([replace(job, probe=LinearProbe())], "cpu")
+    assert refused.fault == "LinearProbe: asks about a forgotten class; this deletion names single examples"
 
 
 def test_weights_that_nobody_keeps_are_not_written(bench: Bench):

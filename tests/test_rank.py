@@ -7,9 +7,13 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
+from unlearnkit.attacks import BASEOffline
 from unlearnkit.audits.rank import (
+    RMIA_A,
     Z_CAP,
     RankResult,
+    against_references,
+    log_ratio,
     margin_z,
     mde_factor,
     oracle_rank,
@@ -17,6 +21,7 @@ from unlearnkit.audits.rank import (
     power_at,
 )
 from unlearnkit.result import UsageError
+from unlearnkit.types import Known, Observation, References
 
 Array = NDArray[np.float64]
 RUNS = 2000
@@ -322,6 +327,22 @@ def test_margin_z_without_spread() -> None:
     assert np.all(np.abs(np.delete(z[:, 1], 2)) < 1)
 
 
+def test_the_log_ratio_is_that_of_the_attack_with_all_other_models_as_references() -> None:
+    """The naive twin asks the attack once for every model; margins from one half of confidence to saturation."""
+    rng = np.random.default_rng(12)
+    margins = rng.normal(4.0, 9.0, (12, 1)) * rng.random((1, 60)) + rng.normal(size=(12, 60))
+    found = log_ratio(margins)
+    ids, y = np.arange(60).astype(str), np.zeros(60, dtype=np.int64)
+    seen = [Observation(ids, y, row[:, None]) for row in margins]
+    for j, own in enumerate(seen):
+        known = Known(references=References.unseen([one for i, one in enumerate(seen) if i != j]))
+        np.testing.assert_allclose(found[j], BASEOffline(a=RMIA_A).score(own, known).values, rtol=1e-9, atol=1e-15)
+    order = rng.permutation(12)
+    np.testing.assert_array_equal(log_ratio(margins[order]), found[order])
+    alone = against_references(margins[0], (1 / (1 + np.exp(margins[1:]))).mean(axis=0))
+    np.testing.assert_allclose(alone, found[0], rtol=1e-9, atol=1e-15)
+
+
 GOOD, TAU = np.random.default_rng(0).normal(size=(20, 2)), np.ones(2)
 
 
@@ -337,7 +358,7 @@ def spoiled() -> Array:
         (lambda: oracle_rank(GOOD[:2], tolerances=TAU), "oracles must be at least 2, got 1; retrain more"),
         (
             lambda: oracle_rank(GOOD[:, 0], tolerances=TAU),
-            r"values must be a 2-D array.*got shape \(20,\); put the aud",
+            r"values must be a 2-D array, one row per model.*got shape \(20,\)",
         ),
         (lambda: oracle_rank(GOOD[:, :0], tolerances=TAU), r"values must be a 2-D array.*got shape \(20, 0\)"),
         (lambda: oracle_rank(spoiled(), tolerances=TAU), "values must be finite, got 1 NaN or infinite of 40; leave"),
@@ -349,6 +370,7 @@ def spoiled() -> Array:
         (lambda: oracle_rank(GOOD, tolerances=np.array([1.0, np.nan])), "tolerances must be positive and finite"),
         (lambda: oracle_rank(GOOD, tolerances=TAU, confidence=95.0), "confidence must lie strictly between 0 and 1"),
         (lambda: oracle_rank(GOOD, tolerances=TAU, power=80.0), "power must lie strictly between 0 and 1, got 80.0"),
+        (lambda: log_ratio(GOOD[:2]), "oracles must be at least 2, got 1"),
         (lambda: margin_z(GOOD[:2]), "oracles must be at least 2, got 1"),
         (lambda: margin_z(GOOD[0]), "margins must be a 2-D array"),
         (lambda: margin_z(spoiled()), "margins must be finite, got 1 NaN"),

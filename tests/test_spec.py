@@ -112,7 +112,11 @@ def test_a_byte_order_mark_and_windows_line_ends(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("[recpie]\n", "unknown section [recpie]; did you mean 'recipe'?"),
-        ("[zzz]\n", "unknown section [zzz]; there are data, model, recipe, canaries, deletion, audit, report, method"),
+        (
+            "[zzz]\n",
+            "unknown section [zzz]; there are data, model, recipe, canaries, deletion, audit, report, worst_case, "
+            "method",
+        ),
         ("seed = 1\n", "unknown section [seed]"),
         ("audit = 3\n", "audit must be a section ([audit] on a line of its own), got 3"),
         ("[recipe]\nepoch = 3\n", "recipe.epoch: unknown key; did you mean 'epochs'?"),

@@ -19,6 +19,7 @@ from torch import nn
 from unlearnkit import types
 from unlearnkit.masks import State
 from unlearnkit.models import Architecture
+from unlearnkit.observing import margin
 from unlearnkit.result import UsageError
 from unlearnkit.train import Recipe
 from unlearnkit.types import (
@@ -353,6 +354,14 @@ def test_scores_must_be_finite(bad: float):
 def seen(margins: list[float], views: int = 1) -> Observation:
     ids = np.array([f"p/{i}" for i in range(len(margins))])
     return Observation(ids, np.zeros(len(margins), dtype=np.int64), np.repeat(np.array(margins)[:, None], views, 1))
+
+
+def test_right_is_the_largest_logit_even_where_the_margin_is_below_zero():
+    logits = np.array([[[1.0, 0.9, 0.8]], [[0.0, 1.0, 0.0]], [[-5.0, -4.0, -3.0]]], dtype=np.float32)
+    y = np.array([0, 1, 1])
+    answered = Observation(np.array(["a", "b", "c"]), y, margin(logits, y), logits)
+    assert answered.margins[0, 0] < 0
+    assert answered.right().tolist() == [True, True, False]
 
 
 def pool(state: list[list[int]], views: int = 1) -> References:

@@ -48,6 +48,11 @@ class Does(Method):
 
 
 @dataclass(frozen=True)
+class ForgetsMost(Does):
+    forgets_most: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
 class ClassWise(Does):
     needs: ClassVar[Need] = Need.CLASS_WISE
 
@@ -278,6 +283,22 @@ def test_access_that_was_not_declared_is_refused(blobs: MakeBlobs):
 def test_needs_that_were_not_granted_say_how(blobs: MakeBlobs, method: Method, sentence: str):
     with pytest.raises(UsageError, match=sentence):
         unlearn(model(), splits(blobs), method, seed=0)
+
+
+def test_more_to_forget_than_to_keep_is_refused_unless_the_method_may(blobs: MakeBlobs):
+    train = blobs(12)
+
+    def cut(n: int) -> Splits:
+        return Splits(train.take(np.arange(n)), train.take(np.arange(n, 12)), blobs(6, prefix="test"))
+
+    assert unlearn(model(), cut(6), Does(), seed=0).method == "Does"
+    with pytest.raises(
+        UsageError,
+        match=r"^Does: the forget set must not be larger than the retain set, got 7 against 5 examples; a model that "
+        r"keeps so little is to be trained afresh, by Retrain$",
+    ):
+        unlearn(model(), cut(7), Does(), seed=0)
+    assert unlearn(model(), cut(7), ForgetsMost(), seed=0).method == "ForgetsMost"
 
 
 def test_needs_that_were_granted_are_handed_over(blobs: MakeBlobs):

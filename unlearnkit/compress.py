@@ -9,9 +9,10 @@ from __future__ import annotations
 import copy
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from unlearnkit.methods.steps import largest, part_of
+from unlearnkit.methods.steps import part_of
 from unlearnkit.result import UsageError
 
 __all__ = ["pruned", "quantized"]
@@ -52,11 +53,22 @@ def pruned(model: nn.Module, *, share: float) -> nn.Module:
     result = copy.deepcopy(model)
     weights = [weight for weight, _ in _weights(result, what="pruned")]
     sizes = torch.cat([weight.detach().flatten().abs() for weight in weights])
-    kept = largest(sizes, len(sizes) - part_of(len(sizes), share))
+    kept = ~smallest(sizes, part_of(len(sizes), share))
     with torch.no_grad():
         for weight, keep in zip(weights, torch.split(kept, [weight.numel() for weight in weights]), strict=True):
             weight.masked_fill_(~keep.view(weight.shape), 0)
     return result
+
+
+def smallest(sizes: Float[Tensor, " n"], count: int) -> Bool[Tensor, " n"]:
+    """True at the `count` smallest; of equal ones the last. Selects, where sorting millions would take seconds."""
+    if not count:
+        return torch.zeros_like(sizes, dtype=torch.bool)
+    cut = sizes.kthvalue(count).values
+    chosen = sizes < cut
+    ties = torch.nonzero(sizes == cut).flatten()
+    chosen[ties[len(ties) - (count - int(chosen.sum())) :]] = True
+    return chosen
 
 
 def _weights(model: nn.Module, *, what: str) -> list[tuple[Tensor, int]]:
@@ -71,7 +83,5 @@ def _weights(model: nn.Module, *, what: str) -> list[tuple[Tensor, int]]:
         elif isinstance(module, (nn.Linear, _CONVOLUTIONS)):
             found[id(module.weight)] = module.weight, int(isinstance(module, _TRANSPOSED))
     if not found:
-        raise UsageError(
-            f"{what}: {type(model).__name__} has no convolution or linear layer to change"
-        )
+        raise UsageError(f"{what}: {type(model).__name__} has no convolution or linear layer to change")
     return list(found.values())

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from typing import TypeGuard
 
 import numpy as np
 import torch
@@ -40,6 +41,7 @@ __all__ = [
     "class_vector",
     "features",
     "gate",
+    "has_seam",
     "normalization_layers",
     "optimize_patch",
     "require_seam",
@@ -90,9 +92,14 @@ class ClassAccuracy:
     nearest_mean: float
 
 
+def has_seam(model: nn.Module) -> TypeGuard[Classifier]:
+    """Whether the model is split into body and head, so that it has features."""
+    return isinstance(model, Classifier) and not isinstance(model.head, nn.Identity)
+
+
 def require_seam(model: nn.Module, *, what: str) -> Classifier:
     """The model as a Classifier with features and a head of its own; refuses others, `what` being who asks."""
-    if not isinstance(model, Classifier) or isinstance(model.head, nn.Identity):
+    if not has_seam(model):
         kind = "a body without a head" if isinstance(model, Classifier) else type(model).__name__
         raise UsageError(
             f"{what}: class vectors need a model split into body and head, got {kind}; use an architecture that ends "
@@ -141,7 +148,8 @@ def class_vector(after: nn.Module, before: nn.Module, examples: Examples, *, lab
 def gate(model: nn.Module, examples: Examples, others: Examples) -> Gate:
     """Opens for what looks like `examples` and not like `others`, in the features of the model to be edited.
 
-    The anchor is the examples' mean feature; the threshold is the one with the best balanced accuracy.
+    The anchor is the examples' mean feature; the threshold is the one with the best balanced accuracy, near the others
+    where a gap lies between: features of examples that were not trained on scatter farther from their mean.
     """
     seam = require_seam(model, what="gate")
     inside = features(seam, examples)
@@ -155,9 +163,9 @@ def cosines(points: Float[Tensor, "n d"], anchor: Float[Tensor, " d"]) -> Float[
 
 
 def best_threshold(inside: Float[np.ndarray, " n"], outside: Float[np.ndarray, " m"]) -> float:
-    """The cut with the best balanced accuracy of "value > cut", halfway between the values beside it."""
+    """The cut with the best balanced accuracy of "value > cut", a tenth of the way from one value to the next."""
     values = np.unique(np.concatenate([inside, outside]))
-    cuts = np.concatenate([(values[1:] + values[:-1]) / 2, values[-1:]])  # the last lets nothing through
+    cuts = np.concatenate([values[:-1] + np.diff(values) / 10, values[-1:]])  # the last lets nothing through
     caught = 1 - np.searchsorted(np.sort(inside), cuts, side="right") / len(inside)
     spared = np.searchsorted(np.sort(outside), cuts, side="right") / len(outside)
     return float(cuts[np.argmax(caught + spared)])

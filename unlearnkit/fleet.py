@@ -85,6 +85,11 @@ class Fleet:
         self._engine, self._processes, self._fresh = engine, processes, fresh
         self._renewed: set[str] = set()
 
+    @property
+    def fresh(self) -> bool:
+        """Whether everything that is asked for is made anew, once."""
+        return self._fresh
+
     def key(self, job: Job) -> str:
         """The job's name in the store."""
         return self.bench.key(job)

@@ -1,4 +1,4 @@
-"""Jobs: trainings, unlearnings and observations, each named by the hash of everything that decides its result."""
+"""Jobs: trainings, unlearnings, observations, probes; each is named by the hash of all that decides its result."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from unlearnkit.result import UsageError
 from unlearnkit.stacked import fit_stack, stack_size
 from unlearnkit.store import Store, canonical, content_key
 from unlearnkit.train import Recipe, device_of, fit, initial
-from unlearnkit.types import Examples, Method, Splits, join
+from unlearnkit.types import Examples, Method, Probe, Splits, join
 from unlearnkit.unlearning import unlearn
 
 Rows = NDArray[np.int64]
@@ -124,6 +124,29 @@ class ObserveJob(Job):
 
 
 @dataclass(frozen=True, eq=False)
+class ProbeJob(Job):
+    """What a probe reads off one model: its `value`, and the curve it sums up. Rows as in `UnlearnJob`.
+
+    twins: rows of the test set, like `held_out`, which the probe knows as the test set.
+    """
+
+    kind: ClassVar[str] = "probe"
+
+    model: ModelJob
+    probe: Probe
+    seed: int
+    forget: Rows
+    retain: Rows
+    held_out: Rows
+    twins: Rows
+    forget_class: int | None = None
+
+    @property
+    def rests_on(self) -> tuple[ModelJob, ...]:
+        return (self.model,)
+
+
+@dataclass(frozen=True, eq=False)
 class Sets:
     """What the rows of jobs are rows of."""
 
@@ -185,6 +208,17 @@ class Bench:
                 "flips": job.flips,
                 "logits": job.logits,
                 "code": [self._code(observe), *self._given_code(job)],
+            }
+        if isinstance(job, ProbeJob):
+            given = [self._training_code(job.model.recipe)] if isinstance(job.model, GivenModel) else []
+            return common | {
+                "model": self.key(job.model),
+                "probe": job.probe,
+                "seed": job.seed,
+                "train": [self.sets.train.fingerprint, _digest(job.forget), _digest(job.retain)],
+                "test": [self.sets.test.fingerprint, _digest(job.held_out), _digest(job.twins)],
+                "forget_class": job.forget_class,
+                "code": [self._code(*_classes(job.probe)), *given],
             }
         raise TypeError(f"{type(job).__name__} is no job that can be described")
 
@@ -335,6 +369,10 @@ class _Work:
             models = [self.model(stage, keep=job.keep_weights) for stage in job.stages]
             data = save(self._observe(job, models))
             self._write(job, data, time.perf_counter() - start)
+        elif isinstance(job, ProbeJob):
+            start = time.perf_counter()
+            data = save(self._read(job, self.model(job.model, keep=True)))
+            self._write(job, data, time.perf_counter() - start)
         else:
             assert isinstance(job, ModelJob)
             self.model(job, keep=True)
@@ -385,6 +423,23 @@ class _Work:
             arrays["logits"] = np.stack([one.outputs() for one in seen])
         return arrays
 
+    def _read(self, job: ProbeJob, model: Classifier) -> dict[str, NDArray[np.float64]]:
+        train, test = self.bench.sets.train, self.bench.sets.test
+        splits = Splits(
+            train.take(job.forget),
+            train.take(job.retain),
+            test.take(job.held_out),
+            job.forget_class,
+            test.take(job.twins) if job.twins.size else None,
+        )
+        try:
+            reading = job.probe.read(model.to(device_of(self.device)), splits, seed=job.seed)
+        finally:
+            model.cpu()
+        arrays = {"value": np.array([reading.value]), "at": reading.at, "curve": reading.curve}
+        # safetensors writes memory as it lies: a column of a table would come back as something else
+        return {name: np.ascontiguousarray(array, dtype=np.float64) for name, array in arrays.items()}
+
     def _write(self, job: Job, data: bytes, seconds: float) -> None:
         description = self.bench.describe(job)
         record = {"kind": job.kind, "name": job.name, "seconds": seconds, "description": canonical(description)}
@@ -402,10 +457,10 @@ def _as_built(job: ModelJob, model: nn.Module) -> Classifier | UsageError:
     return kept.eval()
 
 
-def _classes(method: Method) -> list[type]:
-    """The classes whose code a method is: its own, its bases', and those of methods it holds."""
-    own = [cls for cls in type(method).__mro__ if issubclass(cls, Method)]
-    held = [value for value in vars(method).values() if isinstance(value, Method)]
+def _classes(thing: Method | Probe) -> list[type]:
+    """The classes whose code a method or probe is: its own, its bases', and those of methods it holds."""
+    own = [cls for cls in type(thing).__mro__ if issubclass(cls, Method | Probe)]
+    held = [value for value in vars(thing).values() if isinstance(value, Method)]
     return [*own, *(cls for inner in held for cls in _classes(inner))]
 
 
@@ -421,6 +476,7 @@ __all__ = [
     "ModelJob",
     "ObserveJob",
     "Points",
+    "ProbeJob",
     "Sets",
     "TrainJob",
     "UnlearnJob",

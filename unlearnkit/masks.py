@@ -19,6 +19,13 @@ class State(enum.IntEnum):
     FORGOTTEN = 2  # trained on, then unlearned
 
 
+class Stage(enum.IntEnum):
+    """The two ages of a model whose pool knows it before and after unlearning; places on a pool's stage axis."""
+
+    TRAINED = 0
+    UNLEARNED = 1
+
+
 def random_halves(n: int, models: int, *, seed: int) -> Bool[np.ndarray, "m n"]:
     """[model, example]: every model is trained on half of the examples, every example by half of the models.
 
@@ -70,4 +77,4 @@ def _check(n: int, models: int, group: int, what: str) -> None:
         raise UsageError(f"{what}: there must be at least {group} examples, got {n}")
 
 
-__all__ = ["State", "leave_out", "random_halves", "tri_state"]
+__all__ = ["Stage", "State", "leave_out", "random_halves", "tri_state"]

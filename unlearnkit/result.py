@@ -221,7 +221,7 @@ class Individual:
     z: float  # in their standard deviations; above 0: remembered
     direction: Literal["remembered", "over-forgotten", "equal"]
     p_rank: float  # exact, never below 1 / (oracles + 1)
-    p_adjusted: float  # Student's t, Holm-adjusted over all examples; see `Individuals.assumes`
+    p_adjusted: float  # against the farthest example of each oracle: all examples are counted (maxT, exact)
 
 
 @dataclass(frozen=True)

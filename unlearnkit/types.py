@@ -9,7 +9,7 @@ import hashlib
 import itertools
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, final
@@ -20,7 +20,7 @@ from jaxtyping import Float, Int, Shaped, UInt8
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from unlearnkit.masks import State
+from unlearnkit.masks import Stage, State
 from unlearnkit.result import Flag, UsageError
 
 if TYPE_CHECKING:
@@ -305,6 +305,8 @@ class Method(ABC):
     Users never call `run`: `unlearn()` copies the model, grants access, seeds, runs, verifies and times.
     """
 
+    forgets_most: ClassVar[bool] = False  # whether the forget set may be larger than the retain set
+
     @property
     @abstractmethod
     def needs(self) -> Need:
@@ -345,7 +347,7 @@ class Unlearned:
 class Observation:
     """What one model says about named points: computed once, shared by every attack.
 
-    margins: φ = z_y − logsumexp of the other logits, float64 [point, view] (audits.md A1); > 0 means correct.
+    margins: φ = z_y − logsumexp of the other logits, float64 [point, view] (audits.md A1); > 0: p_y above one half.
     logits: float32 [point, view, class], None where only margins were kept (the pools of a fleet).
     features: float32 [point, d] of the first view, on request.
     """
@@ -364,6 +366,10 @@ class Observation:
         if self.logits is None:
             raise UsageError("observation: logits are needed here, but only margins were kept; observe with logits")
         return self.logits
+
+    def right(self) -> NDArray[np.bool_]:
+        """Whether the largest logit of the first view is the label's, [point]. A margin below 0 can be right, too."""
+        return np.asarray(self.outputs()[:, 0].argmax(axis=-1) == self.y)
 
     def take(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> Observation:
         """The named points (indices or a mask)."""
@@ -416,6 +422,32 @@ class References:
         """Models that were trained on none of the points: oracles, or shadows on a population."""
         margins = np.stack([one.margins for one in observations])
         return References(margins, np.full(margins.shape[:2], State.OUT, dtype=np.uint8))
+
+    @staticmethod
+    def from_pool(
+        margins: Float[np.ndarray, "m s n v"], state: UInt8[np.ndarray, "m n"], *, out_stage: Stage
+    ) -> References:
+        """For each model of a pool and each point, what it says at the stage that matters.
+
+        margins [model, stage, point, view], stages in the order of `masks.Stage`. A FORGOTTEN point is read off the
+        unlearned model. The others are read at `out_stage`: UNLEARNED, so that the reference is a model which unlearned
+        without this point (did the point leave a trace?), or TRAINED, so that it is a model retrained without it (does
+        the unlearned model look retrained?; then any global change that unlearning makes counts as a trace).
+        """
+        if margins.ndim != 4 or margins.shape[1] != len(Stage):
+            raise UsageError(
+                "references: a pool must hold margins [model, stage, point, view] of two stages, trained and "
+                f"unlearned, got {list(margins.shape)}"
+            )
+        if state.shape != (margins.shape[0], margins.shape[2]):
+            raise UsageError(
+                "references: the mask must have one entry per model and point, got "
+                f"{list(state.shape)} for a pool {list(margins.shape)}"
+            )
+        if out_stage is Stage.UNLEARNED:
+            return References(margins[:, Stage.UNLEARNED], state)
+        forgotten = (state == State.FORGOTTEN)[..., None]
+        return References(np.where(forgotten, margins[:, Stage.UNLEARNED], margins[:, out_stage]), state)
 
 
 class Holds(enum.Flag):
@@ -500,10 +532,31 @@ class Attack(ABC):
         """Score the points of `target`. Points that lack a reference of a needed state are left out, and flagged."""
         known = known or Known()
         self._check(target, known)
-        rows, flags = self._covered(target, known)
+        rows: NDArray[np.int64] | None = None
+        flags: tuple[Flag, ...] = ()
+        if known.references is not None:
+            state = known.references.state
+            rows, flags = self.left_out(target.ids, {one: (state == one).any(axis=0) for one in self.states()})
         if rows is not None:
             target, known = target.take(rows), known.take(rows)
         values = np.asarray(self.run(target, known), dtype=np.float64)
+        return self.sealed(values, rows, flags + self.doubts(target, known))
+
+    def doubts(self, target: Observation, known: Known) -> tuple[Flag, ...]:
+        """What a reader must know of scores made from this evidence; attacks add theirs."""
+        del target, known
+        return ()
+
+    @final
+    def states(self) -> tuple[State, ...]:
+        """The states in which every scored point must have a reference."""
+        return tuple(state for held, state in _STATES.items() if held in self.holds)
+
+    @final
+    def sealed(
+        self, values: NDArray[np.float64], rows: NDArray[np.int64] | None, flags: tuple[Flag, ...] = ()
+    ) -> Scores:
+        """The scores with this attack's name, flagged where they do not differ."""
         if values.size > 1 and np.ptp(values) == 0:
             flags += (Flag("constant scores", f"{self.name}: every point has the same score; it tells nobody apart."),)
         return Scores(values, self.name, rows, flags)
@@ -537,27 +590,31 @@ class Attack(ABC):
                         f"{list(target.margins.shape)}, got {list(shape)}"
                     )
 
-    def _covered(self, target: Observation, known: Known) -> tuple[NDArray[np.int64] | None, tuple[Flag, ...]]:
-        """Rows of the points that have a reference of every needed state (None: all), and flags that name the rest."""
-        needed = [(state, held) for held, state in _STATES.items() if held in self.holds]
-        if not needed or known.references is None:
-            return None, ()
-        covered = np.ones(len(target), dtype=bool)
+    @final
+    def left_out(
+        self, ids: Shaped[np.ndarray, " n"], has: Mapping[State, NDArray[np.bool_]]
+    ) -> tuple[NDArray[np.int64] | None, tuple[Flag, ...]]:
+        """Rows of the points that have a reference of every needed state (None: all), and flags that name the rest.
+
+        has: for each of `states()`, [point]: is there such a reference?
+        """
+        covered = np.ones(len(ids), dtype=bool)
         flags = []
-        for state, held in needed:
-            lacking = ~(known.references.state == state).any(axis=0)
+        words = {state: _IN_WORDS[held] for held, state in _STATES.items() if held in self.holds}
+        for state, in_words in words.items():
+            lacking = ~has[state]
             if lacking.any():
-                first = str(target.ids[np.flatnonzero(lacking)[0]])
+                first = str(ids[np.flatnonzero(lacking)[0]])
                 flags.append(
                     Flag(
                         "points without references",
-                        f"{self.name}: {np.count_nonzero(lacking)} of {len(target)} points are left out, the first is "
-                        f"{first!r}: no reference is among {_IN_WORDS[held]} for them.",
+                        f"{self.name}: {np.count_nonzero(lacking)} of {len(ids)} points are left out, the first is "
+                        f"{first!r}: no reference is among {in_words} for them.",
                     )
                 )
             covered &= ~lacking
         if not covered.any():
-            raise UsageError(f"{self.name}: no point has {' and '.join(_IN_WORDS[held] for _, held in needed)}")
+            raise UsageError(f"{self.name}: no point has {' and '.join(words.values())}")
         return (None if covered.all() else np.flatnonzero(covered)), tuple(flags)
 
     @property
@@ -570,7 +627,7 @@ def _with_changes(instance: Attack | Probe) -> str:
     changed = [
         f"{f.name}={getattr(instance, f.name)}"
         for f in dataclasses.fields(instance)
-        if getattr(instance, f.name) != f.default
+        if f.repr and getattr(instance, f.name) != f.default
     ]
     return type(instance).__name__ + (f"({', '.join(changed)})" if changed else "")
 

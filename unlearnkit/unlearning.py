@@ -32,16 +32,15 @@ def unlearn(
 ) -> Unlearned:
     """Carry out a deletion on a copy of `model`; the caller's model stays as it is, bit for bit.
 
-    Raises UsageError when the method needs what was not granted, when it returns weights of other names or shapes
-    (but for the `steering.*` of a method that says `adds_steering = True`), or when a weight is not finite. Torch's
-    global random state is untouched.
+    Raises UsageError when the method needs what was not granted, when more is to be forgotten than kept (which only
+    Retrain does), when the method returns weights of other names or shapes (but for the `steering.*` of a method that
+    says `adds_steering = True`), or when a weight is not finite. Torch's global random state is untouched.
     """
     granted = method.needs
     for need, value in ((Need.UNSEEN, unseen), (Need.PRETRAINED, pretrained), (Need.RECIPE, recipe)):
         if need in granted and value is None:
             raise UsageError(f"{method.name} needs {need.names()[0]}; grant it with unlearn(..., {_GRANT[need]})")
-    if Need.CLASS_WISE in granted and splits.forget_class is None:
-        raise UsageError(f"{method.name} forgets whole classes only; ask for a class (forget_class), not for examples")
+    check_request(method, forget=len(splits.forget), retain=len(splits.retain), forget_class=splits.forget_class)
     lent = copy.deepcopy(pretrained) if Need.PRETRAINED in granted else None
     access = Access(granted, method.name, splits.forget, splits.retain, splits.forget_class, unseen, lent, recipe)
     before = {name: value.detach().clone() for name, value in model.state_dict().items()}
@@ -60,6 +59,17 @@ def unlearn(
         raise UsageError(f"{method.name}: `run` must return the model it edited, got {type(result).__name__}")
     result = _verified(result, before, model, method)
     return Unlearned(result, method.name, method.params, granted.names(), seed, seconds)
+
+
+def check_request(method: Method, *, forget: int, retain: int, forget_class: int | None) -> None:
+    """Refuses a request that the method does not carry out; forget, retain: how many examples."""
+    if Need.CLASS_WISE in method.needs and forget_class is None:
+        raise UsageError(f"{method.name} forgets whole classes only; ask for a class (forget_class), not for examples")
+    if forget > retain and not method.forgets_most:
+        raise UsageError(
+            f"{method.name}: the forget set must not be larger than the retain set, got {forget:,} against {retain:,} "
+            "examples; a model that keeps so little is to be trained afresh, by Retrain"
+        )
 
 
 def _run(method: Method, model: nn.Module, access: Access, rng: torch.Generator) -> object:

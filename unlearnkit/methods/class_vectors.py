@@ -9,8 +9,9 @@ Must see: the inputs of the class to be forgotten, and the model before training
 needs no other data; here the gate's threshold is measured against inputs of the retain set, unless `threshold` is set.
 
 Differences from the paper: it states neither scale nor threshold, and no code was published. Left out, the threshold is
-the one with the best balanced accuracy on both sets, and the scale the smallest of 0.5, 1, 1.5, 2 and 3 with which at
-most 1 / 2C of the class's images are still called so by the head, 3 if none reaches that. For models trained from
+the one with the best balanced accuracy on both sets, in the lower part of the gap between them, and the scale is the
+smallest of 0.5, 1, 1.5, 2 and 3 with which the head calls none of the class's images so, as a retrained model would
+not; 3 if none reaches that. Behind the gate a larger scale costs the other classes nothing. For models trained from
 scratch two more origins are ours: "initialization" takes a copy with weights drawn anew for the model before training,
 and "others" measures κ_c from the mean feature of the retain set, so that the class moves to the middle of the rest.
 Batch normalization runs in eval mode.
@@ -75,7 +76,7 @@ class ClassVectors(Method):
         points = features(seam, forget)
         scale = self.scale
         if scale is None:
-            scale = next((s for s in SCALES if forgotten(seam, points - s * vector.direction, access)), SCALES[-1])
+            scale = next((s for s in SCALES if not called(seam, points - s * vector.direction, access)), SCALES[-1])
         if self.threshold is None:
             assert others is not None  # needed then, see above
             return steer(seam, -scale * vector, gate(seam, forget, others))
@@ -98,11 +99,10 @@ def vector_from(
 
 
 @torch.no_grad()
-def forgotten(model: Classifier, points: Float[Tensor, "n d"], access: Access) -> bool:
-    """Whether the head calls at most 1 / 2C of these features by the class to be forgotten."""
+def called(model: Classifier, points: Float[Tensor, "n d"], access: Access) -> float:
+    """The share of these features that the head calls by the class to be forgotten."""
     logits = model.head(points.to(next(model.head.parameters())))
-    called = (logits.argmax(1) == access.forget_class).float().mean()
-    return bool(called <= 1 / (2 * logits.shape[1]))
+    return float((logits.argmax(1) == access.forget_class).float().mean())
 
 
 def drawn(examples: Examples, count: int, rng: torch.Generator) -> Examples:

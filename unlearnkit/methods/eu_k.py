@@ -4,9 +4,12 @@ Idea: exact unlearning of the last blocks, were it not for what the blocks befor
 
 Reference: EU-k of "Towards Adversarial Evaluations for Inexact Machine Unlearning", arXiv 2201.06640.
 
-Must see: the retain set with labels and the recipe, which says how a fresh model begins and how long training takes;
-never the forget set.
+Must see: the retain set with labels and the recipe, which says how a fresh model begins (and with `epochs=None` how
+long training takes); never the forget set.
 
+Differences from the paper: it trains the fresh blocks for the whole budget of the original, `epochs=None` here, which
+costs a good part of a retraining, since every batch passes the whole network; the default is the 10 epochs that
+"Challenging Forgets", ECCV 2024, arXiv 2403.07362, gives it beside other methods.
 Differences from the published code: that goes back to the stored initial weights of the original; here they are drawn
 anew, once, before the first epoch, since initial weights are seldom kept. Batch normalization: running statistics of
 the last blocks begin afresh and are in train mode, those of the others stay. Random crops and flips only if `augment`
@@ -33,12 +36,12 @@ from unlearnkit.types import Access, Method, Need
 
 @dataclass(frozen=True)
 class EUk(Method):
-    """CFk from fresh weights, for as long as the original was trained."""
+    """CFk from fresh weights; with `epochs=None` for as long as the original was trained."""
 
     needs: ClassVar[Need] = Need.RETAIN | Need.RECIPE
 
     k: Count = 2  # blocks that are begun afresh; of a ResNet the last stage and the last layer
-    epochs: Count | None = None  # passes over the retain set; None: as many as the recipe says
+    epochs: Count | None = 10  # passes over the retain set; None: as many as the recipe says, as published
     lr: Positive = 0.01
     momentum: Momentum = 0.9
     weight_decay: NotNegative = 5e-4

@@ -1,4 +1,4 @@
-"""What a hyperparameter may be: one type per rule, and `check`, which holds a method's fields to them."""
+"""What a hyperparameter may be: one type per rule, and `check`, which holds the fields of a method or probe to them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from pydantic import Field, InstanceOf, TypeAdapter, ValidationError
 
 from unlearnkit.result import UsageError
-from unlearnkit.types import Method
+from unlearnkit.types import Attack, Method, Probe
 
 __all__ = [
     "Count",
@@ -38,8 +38,8 @@ Sparsity = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Inner = Annotated[Method, InstanceOf()]  # a method inside a method
 
 
-def check(method: Method) -> None:
-    """Hold every field of a method to its type and range; call it in `__post_init__`.
+def check(method: Method | Attack | Probe) -> None:
+    """Hold every field of a method, attack or probe to its type and range; call it in `__post_init__`.
 
     An integer given for a float becomes one: lr = 1 and lr = 1.0 are one method with one content hash.
     """
@@ -48,7 +48,7 @@ def check(method: Method) -> None:
         object.__setattr__(method, name, value)
 
 
-def validated(method: type[Method], given: Mapping[str, Any]) -> dict[str, Any]:
+def validated(method: type[Method | Attack | Probe], given: Mapping[str, Any]) -> dict[str, Any]:
     """The given fields of `method` in their own types. Raises UsageError: the field, the rule, what was given."""
     values = {}
     for name, value in given.items():
@@ -61,6 +61,6 @@ def validated(method: type[Method], given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @cache
-def _adapters(method: type[Method]) -> dict[str, Any]:  # of TypeAdapter, whose generic form beartype cannot read
+def _adapters(method: type[Method | Attack | Probe]) -> dict[str, Any]:  # TypeAdapters, which beartype cannot read
     hints = typing.get_type_hints(method, include_extras=True)
     return {field.name: TypeAdapter(hints[field.name]) for field in dataclasses.fields(method)}

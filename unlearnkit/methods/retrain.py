@@ -35,6 +35,7 @@ class Retrain(Method):
     """Training from scratch on the retain set. It has no hyperparameters of its own: the recipe has them."""
 
     needs: ClassVar[Need] = Need.RECIPE | Need.RETAIN
+    forgets_most: ClassVar[bool] = True
 
     def run(self, model: nn.Module, access: Access, rng: torch.Generator) -> nn.Module:
         device = device_of_model(model)

@@ -1,0 +1,98 @@
+"""A pool for searching: models trained on random halves of what the original was trained on, and what they say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float
+from numpy.typing import NDArray
+
+from unlearnkit.audits.apart import SearchSeeds
+from unlearnkit.audits.arena import Arena, Found
+from unlearnkit.audits.pool_search import By, Ranked, nearest_neighbors, pool_search
+from unlearnkit.jobs import TrainJob
+from unlearnkit.masks import State, random_halves
+from unlearnkit.observing import observe
+from unlearnkit.result import UsageError
+from unlearnkit.types import Examples, References
+
+NEIGHBORS = 10  # of each point, for their influence
+
+UNITS: dict[str, str] = {
+    "loss": "mean out-of-sample loss",
+    "memorization": "in-out margin gap",
+    "neighbors": "margin owed to neighbors",
+    "mislabeled": "mean out-of-sample loss",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """margins: [model, point] of the arena's points, trained then held out; trained: [model, trained row]."""
+
+    margins: Float[np.ndarray, "model point"]
+    trained: Bool[np.ndarray, "model n"]
+    keys: tuple[str, ...]
+
+    @property
+    def own(self) -> Float[np.ndarray, "model n"]:
+        """Margins of the trained rows."""
+        return self.margins[:, : self.trained.shape[1]]
+
+    def references(self, models: NDArray[np.int64], points: NDArray[np.int64]) -> References:
+        """Some of the models on some of the points, for an attack. Held-out points were seen by no model."""
+        state = np.full(self.margins.shape, State.OUT, dtype=np.uint8)
+        state[:, : self.trained.shape[1]][self.trained] = State.IN
+        return References(self.margins[models][:, points, None], state[models][:, points])
+
+
+def pool_of(arena: Arena, models: int, seeds: SearchSeeds) -> Pool:
+    """Train the pool, or take it from the store. Raises `UsageError` for a number that is odd or below 2."""
+    if models < 2 or models % 2:
+        raise UsageError(f"worst_case.pool: models come in pairs of complementary halves, got {models}")
+    trained = random_halves(arena.trained.size, models, seed=seeds.draw("pool halves", 1)[0])
+    jobs = [
+        TrainJob(f"pool {i + 1}", arena.recipe, seed, arena.trained[row])
+        for i, (seed, row) in enumerate(zip(seeds.draw("pool", models), trained, strict=True))
+    ]
+    return Pool(arena.margins(jobs), trained, tuple(arena.fleet.key(job) for job in jobs))
+
+
+def search_pool(arena: Arena, pool: Pool, *, size: int, by: By, partial: bool = False) -> Found:
+    """The hardest set by what the pool knows; see `pool_search` for the scores."""
+    neighbors = None
+    if by == "neighbors":
+        neighbors = nearest_neighbors(features_of(arena), min(NEIGHBORS, arena.trained.size - 1))
+    ranked: Ranked = pool_search(
+        pool.own,
+        pool.trained,
+        size=size,
+        by=by,
+        ids=arena.ids[: arena.trained.size],
+        neighbors=neighbors,
+        partial=partial,
+    )
+    return Found(
+        by if by == "mislabeled" else f"pool-{by}",
+        "",
+        ranked.places,
+        ranked.scores,
+        UNITS[by],
+        flags=ranked.flags,
+        keys=pool.keys,
+        details={"pool": len(pool.trained), "neighbors": NEIGHBORS if by == "neighbors" else None},
+    )
+
+
+def features_of(arena: Arena) -> Float[np.ndarray, "n d"]:
+    """Penultimate features of the original on the trained rows."""
+    fleet = arena.fleet
+    fleet.run([arena.original])
+    examples: Examples = fleet.bench.sets.train.take(arena.trained)
+    seen = observe(fleet.read(arena.original), examples, features=True, device=fleet.bench.device)
+    assert seen.features is not None  # asked for
+    return seen.features
+
+
+__all__ = ["Pool", "features_of", "pool_of", "search_pool"]

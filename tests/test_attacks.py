@@ -1,0 +1,221 @@
+"""The contract of every attack, row by row: truths that hold in a Gaussian world, whatever the attack looks at."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from attack_samples import World, observed, world
+from scipy import stats
+
+from unlearnkit.attacks import (
+    ATTACKS,
+    BASE,
+    IAM,
+    RMIA,
+    RULI,
+    AttackR,
+    BASEOffline,
+    IAMOffline,
+    LiRA,
+    LiRAOffline,
+    LiRAOfflineDensity,
+    RMIAOffline,
+    Threshold,
+    ULiRA,
+)
+from unlearnkit.audits.roc import auc
+from unlearnkit.result import UsageError
+from unlearnkit.types import Attack, Holds, Known, Observation, References
+
+# A later attack is one line here.
+ROWS: list[Attack] = [
+    Threshold(),
+    Threshold("entropy"),
+    AttackR(),
+    LiRA(),
+    LiRA("example"),
+    LiRA("fixed"),
+    LiRA("legacy"),
+    LiRAOffline(),
+    LiRAOfflineDensity(),
+    RMIA(),
+    RMIAOffline(),
+    BASE(),
+    BASEOffline(),
+    IAM(),
+    IAMOffline(),
+    IAMOffline(per_example=True),
+    ULiRA(),
+    RULI(),
+    RULI(legacy=True),
+]
+SEEDS = 200
+every_attack = pytest.mark.parametrize("attack", ROWS, ids=lambda attack: attack.name)
+
+
+@pytest.fixture(scope="module")
+def planted() -> World:
+    return world(1, leak=10.0)
+
+
+@pytest.fixture(scope="module")
+def innocent() -> list[World]:
+    """Nothing is left of the members in the target; the references know what training does."""
+    return [world(seed, leak=0.0, trained=3.0, views=1) for seed in range(SEEDS)]
+
+
+def area(attack: Attack, one: World) -> float:
+    scores = attack.score(one.target, one.known)
+    assert scores.rows is None
+    return auc(scores.values[one.member], scores.values[~one.member])
+
+
+def arrays(*parts: object) -> Iterator[np.ndarray]:
+    """All arrays in observations, references and knowledge."""
+    for part in parts:
+        if isinstance(part, np.ndarray):
+            yield part
+        elif isinstance(part, Observation | References | Known):
+            yield from arrays(*(getattr(part, field.name) for field in dataclasses.fields(part)))
+
+
+def test_every_attack_has_a_row():
+    assert {type(attack).__name__ for attack in ROWS} == set(ATTACKS)
+
+
+@every_attack
+def test_a_planted_memorizer_is_found(attack: Attack, planted: World):
+    assert area(attack, planted) > 0.99
+
+
+@every_attack
+def test_exchangeable_members_are_told_apart_by_chance_only(attack: Attack, innocent: list[World]):
+    areas = np.array([area(attack, one) for one in innocent])
+    members = np.count_nonzero(innocent[0].member)
+    others = len(innocent[0].member) - members
+    error = np.sqrt((members + others + 1) / (12 * members * others))
+    assert abs(areas.mean() - 0.5) < 4 * error / np.sqrt(SEEDS)
+    beyond = np.count_nonzero(np.abs(areas - 0.5) > stats.norm.isf(0.025) * error)
+    assert beyond <= stats.binom.isf(1e-4, SEEDS, 0.05)
+    above = np.count_nonzero(areas > 0.5) + np.count_nonzero(areas == 0.5) / 2
+    assert stats.binom.ppf(1e-4, SEEDS, 0.5) <= above <= stats.binom.isf(1e-4, SEEDS, 0.5)
+
+
+@every_attack
+def test_the_order_of_models_changes_nothing(attack: Attack, planted: World):
+    references, beside = planted.known.references, planted.known.population_references
+    assert references is not None
+    assert beside is not None
+    order = np.random.default_rng(0).permutation(len(references))
+    known = dataclasses.replace(
+        planted.known,
+        references=References(references.margins[order], references.state[order]),
+        population_references=References(beside.margins[order], beside.state[order]),
+    )
+    before = attack.score(planted.target, planted.known).values
+    np.testing.assert_allclose(attack.score(planted.target, known).values, before, rtol=1e-9, atol=1e-12)
+
+
+@every_attack
+def test_the_order_of_points_changes_nothing(attack: Attack, planted: World):
+    order = np.random.default_rng(0).permutation(len(planted.target))
+    before = attack.score(planted.target, planted.known).values
+    after = attack.score(planted.target.take(order), planted.known.take(order)).values
+    np.testing.assert_allclose(after, before[order], rtol=1e-9, atol=1e-12)
+
+
+@every_attack
+def test_the_evidence_stays_as_it_is_and_gives_the_same_bytes_again(attack: Attack):
+    one = world(2, leak=3.0)
+    evidence = list(arrays(one.target, one.known))
+    before = [array.tobytes() for array in evidence]
+    for array in evidence:
+        array.setflags(write=False)
+    first, second = (attack.score(one.target, one.known).values for _ in range(2))
+    assert first.tobytes() == second.tobytes()
+    assert [array.tobytes() for array in evidence] == before
+
+
+@every_attack
+def test_scores_that_do_not_differ_are_flagged(attack: Attack):
+    rng = np.random.default_rng(0)
+
+    def flat(points: int) -> Observation:
+        seen = observed(np.zeros((points, 2)), rng)
+        assert seen.logits is not None
+        assert seen.features is not None
+        logits = np.where(np.arange(3) == seen.y[:, None, None], np.log(2), 0).astype(np.float32) + np.zeros((1, 2, 1))
+        return dataclasses.replace(seen, logits=logits.astype(np.float32), features=np.ones_like(seen.features))
+
+    state = (np.arange(6)[:, None] + np.zeros((1, 12), dtype=np.int64)) % 3
+    known = Known(
+        References(np.zeros((6, 12, 2)), state.astype(np.uint8)),
+        flat(10),
+        References.unseen([flat(10)] * 6),
+        flat(10),
+        flat(12),
+    )
+    flags = attack.score(flat(12), known).flags
+    assert ("constant scores", f"{attack.name}: every point has the same score; it tells nobody apart.") in [
+        (flag.name, flag.sentence) for flag in flags
+    ]
+
+
+SENTENCES = {
+    Holds.OUT: "reference models that never saw the points",
+    Holds.IN: "reference models that were trained on the points",
+    Holds.FORGOTTEN: "reference models that were trained on the points and unlearned them",
+    Holds.POPULATION: "needs a population",
+    Holds.POPULATION_REFERENCES: "needs the reference models' answers on the population",
+    Holds.MEMBERS: "needs members",
+    Holds.ORIGINAL: "needs the original",
+    Holds.LOGITS: "needs the target's logits",
+    Holds.FEATURES: "needs the target's features",
+}
+STATES = {Holds.OUT: 0, Holds.IN: 1, Holds.FORGOTTEN: 2}
+
+
+@every_attack
+def test_missing_knowledge_is_named(attack: Attack, planted: World):
+    references = planted.known.references
+    assert references is not None
+    for held in attack.holds:
+        target, known = planted.target, planted.known
+        if held in STATES:
+            with pytest.raises(UsageError, match=SENTENCES[held]):
+                attack.score(target, dataclasses.replace(known, references=None))
+            lacking = np.where(references.state == STATES[held], (STATES[held] + 1) % 3, references.state)
+            known = dataclasses.replace(known, references=References(references.margins, lacking.astype(np.uint8)))
+        elif held in (Holds.LOGITS, Holds.FEATURES):
+            target = dataclasses.replace(target, **{held.names()[0]: None})
+        else:
+            known = dataclasses.replace(known, **{held.names()[0]: None})
+        with pytest.raises(UsageError, match=SENTENCES[held]) as caught:
+            attack.score(target, known)
+        assert str(caught.value).startswith(f"{attack.name}: ")
+
+
+@pytest.mark.parametrize("attack", [attack for attack in ROWS if attack.states()], ids=lambda attack: attack.name)
+@pytest.mark.parametrize("models", [1, 2])
+def test_one_or_two_references_give_finite_scores_or_a_sentence(attack: Attack, models: int):
+    one = world(3, leak=10.0, models=6)
+    references, beside = one.known.references, one.known.population_references
+    assert references is not None
+    assert beside is not None
+    used = attack.states()
+    rows = np.arange(models * len(used))
+    state = np.repeat(np.array(used, dtype=np.uint8), models)[:, None] * np.ones((1, 40), dtype=np.uint8)
+    mu = -2 + np.random.default_rng(3).normal(0, 0.3, (len(rows), 40, 2))
+    few = References(mu + 10.0 * (state != 0)[..., None], state)
+    known = dataclasses.replace(
+        one.known, references=few, population_references=References(beside.margins[rows], beside.state[rows])
+    )
+    if getattr(attack, "per_example", False) and models == 1:
+        with pytest.raises(UsageError, match="needs two references that never saw it"):
+            attack.score(one.target, known)
+        return
+    scores = attack.score(one.target, known)
+    assert auc(scores.values[one.member], scores.values[~one.member]) > 0.9

@@ -1,0 +1,212 @@
+"""From a spec to worst_case.json: every mistake one sentence, the whole way with a page, and the same again."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from unlearnkit.attacks import ATTACKS
+from unlearnkit.audits import audit, cli
+from unlearnkit.audits.case import prepare
+from unlearnkit.audits.certificate import Instruments
+from unlearnkit.audits.spec import parse_spec
+from unlearnkit.audits.worst_case import plan, save_worst_case, worst_case
+from unlearnkit.fleet import Fleet
+from unlearnkit.hardest import WorstCase
+from unlearnkit.reports.pdf import PdfReader
+from unlearnkit.reports.worst_case import render, write_page
+from unlearnkit.result import UsageError
+from unlearnkit.store import Store
+
+DATA = """
+import numpy as np
+import torch
+from unlearnkit.types import Examples
+
+def examples(n, seed, prefix, classes=3):
+    rng = np.random.default_rng(seed)
+    y = np.arange(n) % classes
+    x = rng.integers(0, 90, (n, 1, 8, 8))
+    for row, label in enumerate(y):
+        x[row, 0, 2 * label : 2 * label + 3] += 120
+    ids = np.array([f"{prefix}{row % 4}/{row}" for row in range(n)])
+    return Examples(torch.from_numpy(x.astype(np.uint8)), torch.from_numpy(y), ids)
+
+def blobs():
+    return examples(60, 0, "person"), examples(30, 1, "test")
+
+def alone():
+    return examples(20, 0, "person", 1), examples(10, 1, "test", 2)
+"""
+
+
+def body(**changes):
+    settings = {"size": 6, "upper": 2, "lower": 1, "oracles": 2, "unlearnings": 1, "pool": 4, **changes}
+    return {
+        "data": {"source": "worst_case_data:blobs"},
+        "model": {"architecture": "mlp"},
+        "recipe": {"epochs": 2, "batch_size": 16},
+        "method": {"name": "FineTune", "epochs": 1},
+        "worst_case": settings,
+    }
+
+
+@pytest.fixture
+def work(tmp_path, write_module):
+    """work(**changes of [worst_case], **sections): the search made concrete."""
+    write_module("worst_case_data", DATA)
+
+    def make(sections=None, **changes):
+        spec = parse_spec({**body(**changes), **(sections or {})}, folder=tmp_path)
+        case = prepare(spec)
+        return plan(case, Fleet(case.sets, Store(tmp_path / "store"), processes=1), ATTACKS)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"size": 0}, "worst_case.size: must lie between 1 and 59 of the 60 training examples, got 0"),
+        ({"size": 60}, "between 1 and 59 of the 60 training examples, got 60"),
+        ({"size": 1.5}, "worst_case.size: must be a whole number, or a share between 0 and 1, got 1.5"),
+        ({"size": 3, "over": "classes"}, "between 1 and 2 of the 3 classes, got 3"),
+        ({"methods": ["FineTun"]}, "worst_case.methods.name: there is no method 'FineTun'; did you mean 'FineTune'"),
+        ({"methods": [{"lr": 0.1}]}, "worst_case.methods: each must be a name or a table with a name"),
+        ({"methods": ["ClassVectors"]}, "ClassVectors forgets whole classes only and cannot be asked for a set"),
+        ({"against": ["ClassVectors"]}, "ClassVectors forgets whole classes only and cannot be asked for a set"),
+        ({"budget": 1}, "worst_case.budget: 1 passes are too few for one upper step, which takes 2"),
+        ({"search": "attack", "budget": 2}, "worst_case.budget: 2 unlearnings are too few for one exchange"),
+        ({"search": "attack", "attack": "Treshold"}, "there is no attack 'Treshold'; did you mean 'Threshold'"),
+        ({"search": "pool-loss", "against": ["FineTune"]}, "a search by 'pool-loss' asks no method; leave it out"),
+        ({"search": "class"}, 'worst_case.forget_class: search = "class" needs one of the classes 0 to 2, got None'),
+        ({"random": 3}, "worst_case.random: must be at least 5, got 3"),
+        ({"serach": "bilevel"}, "worst_case.serach: unknown key; did you mean 'search'"),
+        ({"seed": -1}, "worst_case.seed: must be at least 0, got -1"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_trained(work, tmp_path, changes, said):
+    with pytest.raises(UsageError) as refused:
+        work(**changes)
+    assert said in str(refused.value)
+    assert not list((tmp_path / "store").rglob("*.safetensors"))
+
+
+def test_one_class_no_method_and_canaries_are_refused(work):
+    with pytest.raises(UsageError, match=r"worst_case.over: the training data hold one class only"):
+        work({"data": {"source": "worst_case_data:alone"}}, size=1, over="classes")
+    with pytest.raises(UsageError, match="name what is to be audited on the found set"):
+        work({"method": {"name": "none"}})
+    with pytest.raises(UsageError, match=r"canaries are the hardest examples by design; leave \[canaries\] out"):
+        work({"data": {"source": "digits"}, "canaries": {"count": 40}})
+
+
+def test_a_class_that_is_everything_is_refused(work):
+    alone = work({"data": {"source": "worst_case_data:alone"}}, search="class", forget_class=0)
+    with pytest.raises(UsageError, match="worst_case: class holds every training example; nothing would be retained"):
+        worst_case(alone, instruments=Instruments(), command="")
+
+
+def test_a_group_needs_a_pattern(work):
+    with pytest.raises(UsageError, match=r'worst_case.pattern: search = "group" needs it, .* ids look like'):
+        worst_case(work(search="group"), instruments=Instruments(), command="")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"search": "pool-loss"},
+        {"search": "near"},
+        {"search": "group", "pattern": "^(person[0-9])/"},
+        {"search": "class", "forget_class": 2},
+        {"search": "attack", "budget": 2, "repeats": 1, "attack": "Threshold"},
+    ],
+)
+def test_every_search_goes_the_whole_way(work, changes):
+    result, evidence = worst_case(work(**changes), instruments=Instruments(), command="unlearnkit worst-case")
+    assert WorstCase.from_json(result.to_json()) == result
+    assert len(set(result.searches[0].ids)) == result.sets[0].size > 0
+    assert result.sentences[0].startswith(changes["search"])
+    if changes["search"] == "attack":
+        assert "on seeds and oracles that it never saw, the gap in" in result.sentences[-1]
+    if changes["search"] == "group":
+        assert {name.split("/")[0] for name in result.searches[0].ids} == {result.searches[0].settings["group"]}
+    if changes["search"] == "class":
+        assert render(result, evidence)[:5] == b"%PDF-"
+
+
+def test_the_command_writes_ids_result_and_page_and_finds_the_same_again(tmp_path, write_module, monkeypatch, capsys):
+    write_module("worst_case_data", DATA)
+    monkeypatch.setattr(audit, "Fleet", functools.partial(Fleet, processes=1))  # no worker has to start
+    spec = tmp_path / "spec.toml"
+    spec.write_text(
+        '[data]\nsource = "worst_case_data:blobs"\n[model]\narchitecture = "mlp"\n[recipe]\nepochs = 2\n'
+        "batch_size = 16\n[worst_case]\nsize = 0.1\nupper = 2\nlower = 1\noracles = 2\nunlearnings = 1\n"
+        'methods = [{name = "FineTune", epochs = 1}, {name = "SalUn", epochs = 1}]\nagainst = ["FineTune"]\n'
+    )
+    texts = []
+    for _ in range(2):
+        monkeypatch.setattr(sys, "argv", ["unlearnkit", "worst-case", str(spec), "--out", str(tmp_path / "out")])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        assert stop.value.code in (0, None)
+        texts.append((tmp_path / "out/worst_case.json").read_text())
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.index("cost: bilevel search against FineTune: 2 unlearnings") < said.index("average gap to retraining")
+    first, second = (WorstCase.from_json(text) for text in texts)
+    assert dataclasses.replace(second, environment=first.environment) == first
+    ids = (tmp_path / "out/forget.txt").read_text().split()
+    assert tuple(ids) == first.searches[0].ids
+    assert len(ids) == 6
+    pdf = PdfReader(tmp_path / "out/worst_case.pdf")
+    assert set(pdf.attachments) == {"worst_case.json", "worst_case.safetensors"}
+    assert "SalUn" in pdf.pages[0].extract_text()
+    # the ids are what a deletion reads
+    case = prepare(parse_spec({**body(), "deletion": {"forget_ids": "out/forget.txt"}}, folder=tmp_path))
+    from unlearnkit.audits.case import demand
+
+    assert sorted(case.train.ids[demand(case).forget]) == sorted(ids)
+
+
+def test_a_result_that_was_changed_or_is_none_is_refused(work, tmp_path):
+    result, evidence = worst_case(work(search="near"), instruments=Instruments(), command="")
+    assert result.searches[0].settings["entanglement"] > 0
+    text = result.to_json()
+    changed = text.replace('"oracles": 2', '"oracles": 3', 1)
+    with pytest.raises(UsageError, match="the content does not match its own digest"):
+        WorstCase.from_json(changed)
+    with pytest.raises(UsageError, match=r"worst_case.json: not a worst-case result of schema 1"):
+        WorstCase.from_json(json.dumps({"schema": 1}))
+    with pytest.raises(UsageError, match="not readable as JSON"):
+        WorstCase.from_json("{")
+    wrong = json.loads(text)
+    wrong["oracles"] = "two"
+    with pytest.raises(UsageError, match="not a valid worst-case result: oracles"):
+        WorstCase.from_json(json.dumps(wrong))
+    with pytest.raises(ValueError, match="Out of range float"):
+        dataclasses.replace(result, confidence=float("nan")).to_json()
+    with pytest.raises(UsageError, match=r"evidence: has SHA-256 .*, and the result names"):
+        render(result, evidence + b"x")
+    path = save_worst_case(tmp_path / "page", result, evidence)
+    write_page(path, tmp_path / "page/a.pdf")
+    write_page(path, tmp_path / "page/b.pdf")
+    assert Path(tmp_path / "page/a.pdf").read_bytes() == Path(tmp_path / "page/b.pdf").read_bytes()
+    (tmp_path / "page/worst_case.safetensors").unlink()
+    with pytest.raises(UsageError, match=r"worst_case.safetensors: cannot be read \(No such file or directory\)"):
+        write_page(path, tmp_path / "page/a.pdf")
+
+
+def test_the_hardest_images_are_those_of_the_ids(work):
+    from safetensors.numpy import load
+
+    made = work(search="pool-loss")
+    result, evidence = worst_case(made, instruments=Instruments(), command="")
+    rows = {name: i for i, name in enumerate(made.case.train.ids.tolist())}
+    images = made.case.train.x.numpy()[[rows[name] for name in result.searches[0].ids]]
+    np.testing.assert_array_equal(load(evidence)["images"], images[:10])
