@@ -46,11 +46,11 @@ from unlearnkit.audits.ledger import (
 )
 from unlearnkit.audits.multiplicity import holm_families
 from unlearnkit.audits.rank import mde_factor, oracle_rank, oracles_needed
-from unlearnkit.audits.recorded import content
 from unlearnkit.audits.treatments import (
     RELEARNED,
     SHIPPED,
     TREATMENTS,
+    content,
     margins_of,
     reading_of,
     relearned,
@@ -226,7 +226,7 @@ class Data:
     def dataset(self, source: Source) -> Dataset:
         """The data of one entry, loaded once."""
         if source not in self._loaded:
-            name, root = source.source, None if source.root is None else Path(source.root)
+            name, root = source.source, None if source.root is None else self.folder / source.root
             for prefix in ("npz:", "folder:"):
                 if self.given is None and name.startswith(prefix):
                     name = prefix + str(self.folder / name.removeprefix(prefix))

@@ -39,6 +39,7 @@ from unlearnkit.audits.treatments import (
     SHOWN,
     STEPS,
     TREATMENTS,
+    content,
     margins_of,
     reading_of,
     relearned,
@@ -194,11 +195,6 @@ def _reference(result: AuditResult, evidence: Evidence, case: Case | None, salt:
         relearning=relearning,
         missing=missing,
     )
-
-
-def content(salt: str, examples: Examples) -> str:
-    """Salted hash over inputs, labels and ids: whether these are the examples that were audited."""
-    return hashlib.sha256(bytes.fromhex(salt) + examples.fingerprint.encode()).hexdigest()
 
 
 def _groups(result: AuditResult, evidence: Evidence, case: Case | None) -> list[_Group]:

@@ -6,6 +6,7 @@ numbers can be ranked among each other.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -73,6 +74,11 @@ def relearned(model: nn.Module, examples: Examples, how: Relearning) -> float:
         every=1,
     )
     return float(curves.areas()[0])
+
+
+def content(salt: str, examples: Examples) -> str:
+    """Salted hash over inputs, labels and ids: whether these are the examples that were audited."""
+    return hashlib.sha256(bytes.fromhex(salt) + examples.fingerprint.encode()).hexdigest()
 
 
 def rounded(value: float) -> float:

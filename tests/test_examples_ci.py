@@ -20,8 +20,6 @@ ROOT = Path(__file__).parents[1]
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("team") / "ci"
     shutil.copytree(ROOT / "examples" / "ci", folder)
-    spec = folder / "deletion.toml"
-    spec.write_text(spec.read_text().replace("epochs = 5", "epochs = 3"))
     tools = folder / "bin"
     tools.mkdir()
     for name, module in (("unlearnkit", "-m unlearnkit.audits.cli"), ("python", "")):

@@ -198,7 +198,13 @@ def test_the_rooms_are_linked_into_the_package(room: str):
 
 
 def test_what_needs_no_torch_starts_without_it():
-    modules = ["unlearnkit", "unlearnkit.result", "unlearnkit.store", "unlearnkit.audits.cli", "unlearnkit.reports.pdf"]
+    modules = ["unlearnkit", "unlearnkit.audits.pytest_plugin", "unlearnkit.result", "unlearnkit.store"]
+    modules += [
+        "unlearnkit.audits.ledger",
+        "unlearnkit.audits.formats",
+        "unlearnkit.audits.cli",
+        "unlearnkit.reports.pdf",
+    ]
     code = f"import sys\nfor name in {modules!r}:\n    __import__(name)\n    print(name, 'torch' in sys.modules)"
     ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert ran.stdout.splitlines() == [f"{name} False" for name in modules]

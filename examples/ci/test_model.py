@@ -1,5 +1,7 @@
 """Tests of the model, beside those that the ledger brings: `pytest` alone runs both (see pytest.ini)."""
 
+from pathlib import Path
+
 import torch
 
 import unlearnkit as uk
@@ -7,7 +9,8 @@ import unlearnkit as uk
 
 def test_the_model_still_reads_the_other_digits() -> None:
     """Nine classes are left, and they are still told apart."""
-    model = uk.load_model("model.safetensors", uk.Architecture("mlp", classes=10, shape=(1, 8, 8)))
+    weights = Path(__file__).parent / "model.safetensors"
+    model = uk.load_model(weights, uk.Architecture("mlp", classes=10, shape=(1, 8, 8)))
     test = uk.load("digits").test
     kept = test.labels() != 3
     with torch.no_grad():
