@@ -15,7 +15,8 @@ import torch
 
 from unlearnkit.audits import cli
 from unlearnkit.audits.spec import parse_spec
-from unlearnkit.reports.letterhead import Letterhead
+from unlearnkit.reports.letterhead import LETTERHEAD, Letterhead
+from unlearnkit.reports.pdf import attachments
 from unlearnkit.result import AuditResult
 
 ROOT = Path(__file__).parents[1]
@@ -71,7 +72,11 @@ def test_a_torchvision_model(example: Callable[..., AuditResult]) -> None:
 
 
 def test_a_checkpoint_that_somebody_else_unlearned(example: Callable[..., AuditResult]) -> None:
-    result = example("third_party")
+    Path("ours.toml").write_text('organization = "Muster AG"\nlanguage = "de"\n')
+    headed = {"[audit]": '[report]\nletterhead = "ours.toml"\n[audit]'}
+    result = example("third_party", change=headed)
+    letterhead = attachments(Path("out/report.pdf"))[LETTERHEAD]
+    assert Letterhead.from_json(letterhead) == Letterhead("Muster AG", language="de")
     assert result.request.forget == 100
     assert result.method.saw is None
     assert result.model.original_sha256 != result.model.audited_sha256

@@ -161,7 +161,9 @@ def test_version_and_lists(capsys, monkeypatch):
         assert all(name in out for name in names)
 
 
-@pytest.mark.parametrize("command", ["demo", "train", "unlearn", "audit", "report", "verify", "methods", "attacks"])
+@pytest.mark.parametrize(
+    "command", ["demo", "train", "unlearn", "audit", "report", "sign", "verify", "methods", "attacks"]
+)
 def test_every_command_shows_an_example(capsys, monkeypatch, command):
     code, out, _ = run(capsys, monkeypatch, command, "--help")
     assert code == 0
@@ -221,6 +223,10 @@ def test_the_same_result_gives_the_same_report(audited, capsys, monkeypatch, tmp
     again = tmp_path / "again.pdf"
     assert run(capsys, monkeypatch, "report", str(folder / "out" / "audit.json"), "-o", str(again))[0] == 0
     assert again.read_bytes() == (folder / "out" / "report.pdf").read_bytes()
+    (tmp_path / "ours.toml").write_text('language = "de"')
+    page, ours = tmp_path / "report.html", ("--organization", str(tmp_path / "ours.toml"))
+    assert run(capsys, monkeypatch, "report", str(folder / "out" / "audit.json"), "-o", str(page), *ours)[0] == 0
+    assert "Hat das Modell vergessen?" in page.read_text()
 
 
 def test_train_unlearn_and_audit_what_somebody_else_unlearned(capsys, monkeypatch, tmp_path):
