@@ -48,7 +48,7 @@ def test_files_that_are_too_deep_or_too_long(text: str, tmp_path: Path) -> None:
 def test_what_is_no_number_is_no_setting(section: str, value: float) -> None:
     """A result could not hold it: better said before the training than after."""
     with pytest.raises(UsageError, match=rf"spec: {section}\.lr: must be a finite number, got {value}"):
-        parse_spec({section: {"name": "SalUn", "lr": value}}, folder=Path())
+        parse_spec({section: {"lr": value, **({"name": "SalUn"} if section == "method" else {})}}, folder=Path())
 
 
 def one_sentence(error: UsageError) -> None:
