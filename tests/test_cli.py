@@ -277,7 +277,7 @@ def test_secret_coins_are_sealed_before_training_and_kept(capsys, monkeypatch, t
 
 
 def test_a_fault_of_the_program_is_no_verdict(capsys, monkeypatch):
-    def broken(path: Path) -> None:
+    def broken(path: Path, **options: object) -> None:
         raise RuntimeError("broken")
 
     monkeypatch.setattr("unlearnkit.audits.verify.verify_file", broken)
