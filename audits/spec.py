@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import tomllib
 import typing
 from collections.abc import Mapping
@@ -243,7 +244,7 @@ def read_spec(path: Path) -> Spec:
         raise UsageError(f"{path}: is not text; a spec is a TOML file in UTF-8") from error
     try:
         body = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # beside mistakes: thousands of brackets, or of digits
         raise UsageError(f"{path}: not valid TOML: {error}") from error
     return parse_spec(body, folder=path.parent, what=str(path))
 
@@ -262,7 +263,17 @@ def parse_spec(body: Mapping[str, Any], *, folder: Path, what: str = "spec") -> 
             sections[name] = _method(values, what)
         else:
             sections[name] = _section(_SECTIONS[name], values, f"{what}: {name}")
+        _check_finite(values, f"{what}: {name}")
     return Spec(**sections, folder=folder)
+
+
+def _check_finite(value: Any, where: str) -> None:
+    """Refuse what TOML calls nan and inf: no setting can be that, and no result can hold it."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UsageError(f"{where}: must be a finite number, got {value!r}")
+    parts = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+    for key, part in parts:
+        _check_finite(part, f"{where}.{key}")
 
 
 def _method(values: Mapping[str, Any], what: str) -> MethodSpec:

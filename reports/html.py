@@ -360,10 +360,10 @@ class _Page:
             f"{examples} <b>{_text(request['id'])}</b>: {_text(request['forget'])} {of} {_text(request['of'])}",
             f"{tests} {battery}: {names}",
         )
-        took = words["by-others"] if method["seconds"] is None else method["seconds"]
+        took = "" if method["seconds"] is None else f"; {words['fields']['seconds']}: {method['seconds']}"
         parties = [(words["party-method"], method["saw"] or words["saw-unknown"])]
         parties += [words[f"party-{who}"] for who in ("auditor", "attacker", "reader")]
-        done = f"{self.computed(method['sentence'])}; {_text(words['fields']['seconds'])}: {_text(took)}"
+        done = self.computed(method["sentence"]) + _text(took)
         return f"<h2>{self.word('scope')}</h2>" + "".join(
             (
                 self.part(words["scope-in"], self.list(covered)),

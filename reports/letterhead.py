@@ -123,11 +123,12 @@ def _read(path: Path) -> bytes:
 
 
 def _toml(path: Path) -> Words:
+    data = _read(path)
     try:
-        return tomllib.loads(_read(path).decode("utf-8-sig"))
+        return tomllib.loads(data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: is not text; it must be a TOML file in UTF-8") from error
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # beside mistakes: thousands of brackets, or of digits
         raise UsageError(f"{path}: not valid TOML: {error}") from error
 
 

@@ -172,6 +172,7 @@ def test_version_and_lists(capsys, monkeypatch):
         assert all(name in out for name in names)
 
 
+<<<<<<< HEAD
 def test_a_class_is_said_to_be_hidden_where_its_features_still_tell_it(capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     Path("spec.toml").write_text(
@@ -198,6 +199,11 @@ def test_a_narrow_list_breaks_no_number_in_two(capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("command", ["demo", "train", "unlearn", "audit", "report", "verify", "methods", "attacks"])
+=======
+@pytest.mark.parametrize(
+    "command", ["demo", "train", "unlearn", "audit", "report", "sign", "verify", "methods", "attacks"]
+)
+>>>>>>> wt-report
 def test_every_command_shows_an_example(capsys, monkeypatch, command):
     code, out, _ = run(capsys, monkeypatch, command, "--help")
     assert code == 0
@@ -257,6 +263,10 @@ def test_the_same_result_gives_the_same_report(audited, capsys, monkeypatch, tmp
     again = tmp_path / "again.pdf"
     assert run(capsys, monkeypatch, "report", str(folder / "out" / "audit.json"), "-o", str(again))[0] == 0
     assert again.read_bytes() == (folder / "out" / "report.pdf").read_bytes()
+    (tmp_path / "ours.toml").write_text('language = "de"')
+    page, ours = tmp_path / "report.html", ("--organization", str(tmp_path / "ours.toml"))
+    assert run(capsys, monkeypatch, "report", str(folder / "out" / "audit.json"), "-o", str(page), *ours)[0] == 0
+    assert "Hat das Modell vergessen?" in page.read_text()
 
 
 def test_train_unlearn_and_audit_what_somebody_else_unlearned(capsys, monkeypatch, tmp_path):
@@ -307,7 +317,7 @@ def test_secret_coins_are_sealed_before_training_and_kept(capsys, monkeypatch, t
 
 
 def test_a_fault_of_the_program_is_no_verdict(capsys, monkeypatch):
-    def broken(path: Path) -> None:
+    def broken(path: Path, **options: object) -> None:
         raise RuntimeError("broken")
 
     monkeypatch.setattr("unlearnkit.audits.verify.verify_file", broken)

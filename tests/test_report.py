@@ -43,6 +43,14 @@ HOSTILE = (
 )
 
 
+HEADINGS = tuple(
+    language("en")[name]
+    for name in (
+        *("flags", "scope", "accuracy", "results", "results-note", "each", "beside", "beside-note", "comparisons"),
+        *("individuals", "classes", "controls-full", "figures", "limits", "glossary", "mapping", "mapping-note"),
+        *("record", "registration", "again"),
+    )
+)
 SHOWN = {"CONSISTENT": "CONSISTENT WITH EXACT"}  # words that are printed as others
 
 
@@ -86,6 +94,8 @@ def test_pages(variant: str) -> None:
     for number, page in enumerate(found, start=1):
         assert f"Unlearning audit {example.result.request.id}" in page
         assert f"page {number} / {len(found)}" in page
+        body = page.rsplit(f"Unlearning audit {example.result.request.id}", 1)[0].strip()
+        assert not body.endswith(HEADINGS), "a heading stands alone at the end of a page"
     assert example.result.command in rest
     for control in example.result.controls:
         assert f"{control.name} {'passed' if control.passed else 'FAILED'}" in first
