@@ -172,7 +172,6 @@ def test_version_and_lists(capsys, monkeypatch):
         assert all(name in out for name in names)
 
 
-<<<<<<< HEAD
 def test_a_class_is_said_to_be_hidden_where_its_features_still_tell_it(capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     Path("spec.toml").write_text(
@@ -198,12 +197,10 @@ def test_a_narrow_list_breaks_no_number_in_two(capsys, monkeypatch):
             assert f"{field.name}={getattr(field.default, 'name', field.default)}" in words
 
 
-@pytest.mark.parametrize("command", ["demo", "train", "unlearn", "audit", "report", "verify", "methods", "attacks"])
-=======
 @pytest.mark.parametrize(
-    "command", ["demo", "train", "unlearn", "audit", "report", "sign", "verify", "methods", "attacks"]
+    "command",
+    ["demo", "train", "unlearn", "audit", "worst-case", "report", "sign", "verify", "check", "methods", "attacks"],
 )
->>>>>>> wt-report
 def test_every_command_shows_an_example(capsys, monkeypatch, command):
     code, out, _ = run(capsys, monkeypatch, command, "--help")
     assert code == 0
