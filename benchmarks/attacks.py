@@ -7,8 +7,8 @@
 A minute or two each on digits; images take as long as 20 trainings. --store DIR keeps the models for another run.
 
 Speed: one thread. Every figure is the best of several repeats; on a shared machine the ratios of one run say more than
-the seconds. The naive twin works point by point (or model by model); the plain formulas are what one would write in numpy
-without a thought for memory. Where these take long they are timed on a part and scaled up, as the table says.
+the seconds. The naive twin works point by point (or model by model); the plain formulas are what one would write in
+numpy without a thought for memory. Where these take long they are timed on a part and scaled up, as the table says.
 """
 
 from __future__ import annotations
