@@ -224,21 +224,34 @@ def test_missing_knowledge_is_named(attack: Attack):
         assert str(caught.value).startswith(f"{attack.name}: ")
 
 
+@every_attack
+def test_numbers_that_are_none_give_a_sentence(attack: Attack):
+    one = planted(attack)
+    for owner in ("target", "population", "members", "original"):
+        whole = one.target if owner == "target" else getattr(one.known, owner)
+        for what in ("margins", "logits", "features"):
+            spoiled = getattr(whole, what).copy()
+            spoiled.flat[3] = np.nan
+            changed = dataclasses.replace(whole, **{what: spoiled})
+            pair = (
+                (changed, one.known)
+                if owner == "target"
+                else (one.target, dataclasses.replace(one.known, **{owner: changed}))
+            )
+            said = rf"the {owner}'s? {what} must be finite, got 1 that are not"
+            with pytest.raises(UsageError, match=said):
+                attack.score(*pair)
+
+
 @pytest.mark.parametrize("attack", [attack for attack in ROWS if attack.states()], ids=lambda attack: attack.name)
-@pytest.mark.parametrize("models", [1, 2])
-def test_one_or_two_references_give_finite_scores_or_a_sentence(attack: Attack, models: int):
-    one = world(3, leak=10.0, models=6)
-    references, beside = one.known.references, one.known.population_references
-    assert references is not None
-    assert beside is not None
+@pytest.mark.parametrize("models", [1, 2, 256])
+def test_one_to_256_references_give_finite_scores_or_a_sentence(attack: Attack, models: int):
     used = attack.states()
-    rows = np.arange(models * len(used))
+    count = models * len(used)
+    one = world(3, leak=10.0, models=count)
     state = np.repeat(np.array(used, dtype=np.uint8), models)[:, None] * np.ones((1, 40), dtype=np.uint8)
-    mu = -2 + np.random.default_rng(3).normal(0, 0.3, (len(rows), 40, 2))
-    few = References(mu + 10.0 * (state != 0)[..., None], state)
-    known = dataclasses.replace(
-        one.known, references=few, population_references=References(beside.margins[rows], beside.state[rows])
-    )
+    mu = -2 + np.random.default_rng(3).normal(0, 0.3, (count, 40, 2))
+    known = dataclasses.replace(one.known, references=References(mu + 10.0 * (state != 0)[..., None], state))
     if getattr(attack, "per_example", False) and models == 1:
         with pytest.raises(UsageError, match="needs two references that never saw it"):
             attack.score(one.target, known)
