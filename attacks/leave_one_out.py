@@ -31,7 +31,9 @@ def leave_one_out(
     references: the pool, e.g. `References.from_pool`, where one row is all stages of one seed, so that a model before
     and after unlearning leaves as one. targets: what each model says when it plays the target (default: what it says
     as a reference). population: the same models on points that none was trained on. originals: each model before its
-    deletion. together: a group for every model; with a target its whole group leaves (pairs of one seed).
+    deletion. together: a group for every model; with a target its whole group leaves. Name the pairs of
+    `masks.random_halves` and the triples of `masks.tri_state`: what one model of a group was trained on the others were
+    not, so that each tells a little of what the target was trained on.
     ids: names of the points, for the flags.
     Raises UsageError where no reference is left, and what `Attack.score` raises.
     """

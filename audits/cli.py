@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.filesize import decimal
 from rich.markup import escape
@@ -560,45 +561,72 @@ def methods() -> None:
     """What methods there are, what each must see, and its hyperparameters."""
     from unlearnkit.methods import METHODS
 
-    _list("method", "must see", {method: _needs(method().needs.names()) for method in METHODS.values()})
+    rows = [(method, _first_line(method), _needs(method().needs.names())) for method in METHODS.values()]
+    console.print(_table(("method", "what it does", "must see"), rows))
 
 
 @app.command(epilog=_example("unlearnkit attacks"))
 def attacks() -> None:
-    """What attacks there are, and what an attacker must hold for each."""
-    from unlearnkit.attacks import ATTACKS
+    """What attacks and probes there are, and what an attacker must hold, or ask, for each."""
+    from unlearnkit.attacks import ATTACKS, LABEL_ONLY, PROBES
 
-    _list(
-        "attack",
-        "must hold",
-        {attack: ", ".join(attack.holds.names()).replace("_", " ") or "nothing more" for attack in ATTACKS.values()},
-    )
-
-
-def _list(kind: str, third: str, things: dict[type, str]) -> None:
-    """A table of dataclasses: name, first line of the file, what `third` says, fields with their defaults."""
+    files: set[str] = set()
     rows = []
-    for thing, said in things.items():
+    for attack in ATTACKS.values():  # a file's first line is about the first of its attacks
+        own = attack.__module__ in files or not attack.weight
+        files.add(attack.__module__)
+        said = _first_sentence(attack) if own else _first_line(attack)
+        said += "" if attack.weight else ". [bold]Comparison only, no verdict weight.[/]"
+        rows.append((attack, said, ", ".join(_HOLDS[name] for name in attack.holds.names()) or "nothing more"))
+    console.print("Attacks on observations: a score per example, higher = more like trained on.")
+    console.print(_table(("attack", "what it does", "must hold"), rows))
+    console.print("Attacks by labels alone: the model is asked for classes and tells nothing else.")
+    asked = [(attack, _first_sentence(attack), f"{attack().queries} per example") for attack in LABEL_ONLY.values()]
+    console.print(_table(("attack", "what it does", "labels, at most"), asked))
+    console.print("Probes of open models: a reading per model, judged by rank among oracles.")
+    about = {True: "a forgotten class", False: "any deletion"}
+    read = [(probe, _first_sentence(probe), about[probe.class_wise]) for probe in PROBES.values()]
+    console.print(_table(("probe", "what it reads", "asks about"), read))
+
+
+_HOLDS = {
+    "out": "references without the point",
+    "in": "references with it",
+    "forgotten": "references that unlearned it",
+    "population": "a population",
+    "population_references": "the references on it",
+    "members": "known members",
+    "original": "the original",
+    "logits": "logits",
+    "features": "features",
+}
+
+
+def _table(columns: tuple[str, str, str], rows: Sequence[tuple[type, str, str]]) -> Table:
+    """Dataclasses with their fields and defaults below the name, what each does, and what `columns` says of it."""
+    table = Table(box=SIMPLE_HEAD, show_lines=True, pad_edge=False)
+    table.add_column(columns[0], overflow="fold", max_width=26)
+    table.add_column(columns[1], ratio=3)
+    table.add_column(columns[2], ratio=2)
+    for thing, does, third in rows:
         # A method inside the method is named only; its own settings stand in its own row.
-        fields = " ".join(f"{f.name}={getattr(f.default, 'name', f.default)}" for f in dataclasses.fields(thing))
-        rows.append((thing.__name__, _first_line(thing), said, fields or "none"))
-    # A name or a number broken in two is misread: what is left beside them goes to the sentences.
-    names, parameters = ([word for row in rows for word in row[column].split()] for column in (0, 3))
-    outer = max(map(len, names)), max(map(len, parameters))
-    left = console.width - sum(outer) - 13  # rules and padding
-    table = Table()
-    table.add_column(kind, no_wrap=True)
-    for column in ("what it does", third):
-        table.add_column(column, overflow="fold", max_width=max(8, (left - max(0, left - 40) // 3) // 2))
-    table.add_column("parameters", overflow="fold", min_width=outer[1])
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
+        fields = [
+            f.name if f.default is dataclasses.MISSING else f"{f.name}={getattr(f.default, 'name', f.default)}"
+            for f in dataclasses.fields(thing)
+        ]
+        table.add_row("\n".join([f"[bold]{thing.__name__}[/]", *map(escape, fields)]), does, third)
+    return table
 
 
 def _first_line(thing: type) -> str:
     line = (sys.modules[thing.__module__].__doc__ or "").strip().splitlines()[0]
-    return line.removeprefix(f"{thing.__name__}: ").removesuffix(".")
+    line = line.removeprefix(f"{thing.__name__}: ").removesuffix(".")
+    return escape(line[0].upper() + line[1:])
+
+
+def _first_sentence(thing: type) -> str:
+    paragraph = " ".join((thing.__doc__ or "").strip().partition("\n\n")[0].split())
+    return escape(paragraph.partition(". ")[0].removesuffix("."))
 
 
 def _needs(names: tuple[str, ...]) -> str:

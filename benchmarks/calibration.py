@@ -240,7 +240,8 @@ def main() -> None:
         "## Without a leak",
         "",
         f"The audited model is drawn like the retrained ones. {len(LAWS) * len(given.oracles) * len(KINDS)} kinds: "
-        f"margins normal, Student t (3 degrees of freedom) or exponential; {' or '.join(map(str, given.oracles))} oracles; "
+        "margins normal, Student t with 3 degrees of freedom, or exponential; "
+        f"{' or '.join(map(str, given.oracles))} oracles; "
         "a request for examples with and without canaries, or for a class. The limits are those of chance at exactly "
         "5 %: `within` means that all audits together lie between them, `below` that the test is conservative. The "
         "limit of the kind with most rejections holds for all kinds and tests at once.",

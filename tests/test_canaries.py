@@ -431,7 +431,7 @@ def test_the_coin_test_is_exact_whatever_is_planted(blobs: MakeBlobs, kind: Kind
     """A model that never used a canary, and hates or loves what is planted: rejected as often as stated."""
     train = blobs(120)
     rejected = 0
-    for seed in range(200):
+    for seed in range(100):
         manifest = draw(train, count=40, classes=3, seed=seed, kind=kind)
         x = plant(train, manifest).train.x[rows_of(train, manifest)].float()
         scores = (x - train.x[rows_of(train, manifest)].float()).flatten(1).norm(dim=1).double().numpy()
@@ -439,7 +439,7 @@ def test_the_coin_test_is_exact_whatever_is_planted(blobs: MakeBlobs, kind: Kind
         rejected += result.p <= 0.05
     # had the tails been left alone, the treatment itself would give the coins away
     assert coin_test(scores * manifest.heads, np.array(manifest.heads), tolerance=0.05, seed=0).p < 0.001
-    assert stats.binom.cdf(rejected, 200, 0.05) < 0.999
+    assert stats.binom.cdf(rejected, 100, 0.05) < 0.999
 
 
 def test_rank_p_by_hand_and_uniform_under_the_null() -> None:
@@ -479,10 +479,10 @@ def test_a_model_that_knows_the_patch_and_one_that_knows_another(blobs: MakeBlob
     by_hand = float(((size - plain) * (patch.pixels / 255 - 0.5)).sum((1, 2, 3)).mean())
     assert patch_effect(Fixed(patch), test, patch, label=1) == pytest.approx(by_hand, rel=1e-5)
     found = []
-    for seed in range(100):  # the model knows a patch that is none of them: the planted one is a draw among others
+    for seed in range(25):  # the model knows a patch that is none of them: the planted one is a draw among others
         many = fresh_patches(patch, train, count=21, seed=seed)
         found.append(patch_test(Fixed(many[0]), test, many[1], many[2:], label=1).p)
-    assert stats.binom.cdf(int(np.sum(np.array(found) <= 0.05)), 100, 0.05) < 0.999
+    assert stats.binom.cdf(int(np.sum(np.array(found) <= 0.05)), 25, 0.05) < 0.999
     assert min(found) < 0.2 < 0.8 < max(found)
     with pytest.raises(UsageError, match="needs fresh patches to compare with, got none"):
         patch_test(Fixed(patch), test, patch, [], label=1)
@@ -534,7 +534,7 @@ def digits() -> Examples:
     return load("digits", test_fraction=0.6, seed=0).train.take(np.arange(500))
 
 
-def trained(train: Examples, rows: np.ndarray, epochs: int = 30) -> nn.Module:
+def trained(train: Examples, rows: np.ndarray, epochs: int = 20) -> nn.Module:
     recipe = Recipe(Architecture("mlp", 10, (1, 8, 8)), epochs=epochs, batch_size=32, lr=0.1, weight_decay=0.0)
     return fit(recipe, train.take(rows), seed=0)
 

@@ -18,6 +18,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from unlearnkit.attacks import ATTACKS, LABEL_ONLY, PROBES
 from unlearnkit.audits import cli
 from unlearnkit.methods import METHODS
 
@@ -195,6 +196,24 @@ def test_a_narrow_list_breaks_no_number_in_two(capsys, monkeypatch):
         assert method.__name__ in words
         for field in dataclasses.fields(method):
             assert f"{field.name}={getattr(field.default, 'name', field.default)}" in words
+
+
+def test_attacks_are_listed_with_what_they_hold_or_ask_in_80_columns(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys, "argv", ["unlearnkit", "attacks"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    printed = capsys.readouterr().out
+    assert max(map(len, printed.splitlines())) <= 80
+    starts = [line.split()[0] for line in printed.splitlines() if line.strip()]
+    names = [*ATTACKS, *LABEL_ONLY, *PROBES]
+    assert [word for word in starts if word in set(names)] == names
+    rows = {name: re.split(r"\n\s*\n", printed.split(f"\n {name} ")[1])[0] for name in names}
+    assert [name for name in ATTACKS if "Comparison" in rows[name]] == ["MiaEfficacy", "BasicLogistic"]
+    assert "references" in rows["LiRA"]
+    assert "nothing more" in rows["Threshold"]
+    assert "275 per example" in rows["BoundaryDistance"]
+    assert ["a forgotten class" in rows[name] for name in PROBES] == [probe.class_wise for probe in PROBES.values()]
 
 
 @pytest.mark.parametrize(

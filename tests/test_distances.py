@@ -96,7 +96,7 @@ def test_klom_identities() -> None:
 
 
 def test_klom_keeps_the_largest_margin() -> None:
-    """Public evaluators put it beyond the last bin: what lies at the top of the joint range is lost."""
+    """audits.md 10.7: public evaluators put it beyond the last bin: the top of the joint range is lost."""
     p, q = np.array([[0.0], [1.0]]), np.array([[0.0], [0.0], [0.0], [1.0]])
     assert klom_values(p, q)[0] == pytest.approx(0.5 * math.log(2) + 0.5 * math.log(2 / 3))
     assert klom_values(p, q, legacy=True)[0] == 0.0  # only the zeros are left
@@ -145,6 +145,7 @@ def test_klom_summaries_and_unequal_sizes() -> None:
 
 
 def test_neurips_epsilon_is_the_naive_one() -> None:
+    """Of several points at once, too: the published script ends in an assert on a whole array (audits.md 10.6)."""
     rng = np.random.default_rng(6)
     for shift, scale, sizes in ((0.3, 1.0, (9, 9)), (0.0, 0.4, (12, 7)), (-1.0, 2.0, (6, 10))):
         unlearned = np.round(rng.normal(size=(sizes[0], 1)) * scale + shift, 1)  # ties between models
@@ -152,6 +153,9 @@ def test_neurips_epsilon_is_the_naive_one() -> None:
         found = neurips_epsilon(unlearned, oracles)
         assert found.tolist() == [pytest.approx(naive_epsilon(unlearned[:, 0], oracles[:, 0]), rel=1e-12)]
         assert 0 < found[0] < 50
+        assert (
+            neurips_epsilon(*(np.repeat(side, 3, axis=1) for side in (unlearned, oracles))).tolist() == [found[0]] * 3
+        )
 
 
 def test_neurips_special_cases() -> None:
@@ -203,6 +207,17 @@ def test_js_known_values() -> None:
     by_entropy = stats.entropy(m[0]) - (stats.entropy(p[0]) + stats.entropy(q[0])) / 2
     assert js(p, q)[0] == pytest.approx(by_entropy, rel=1e-12)
     assert js(q, p)[0] == pytest.approx(js(p, q)[0], rel=1e-12)
+
+
+def test_js_is_not_the_published_defect() -> None:
+    """audits.md 10.10: KL(m || p) in the place of KL(p || m), and a mean over classes as well."""
+    p, q = np.array([[0.7, 0.2, 0.1]]), np.array([[0.1, 0.5, 0.4]])
+    m = (p + q) / 2
+    reverse = (stats.entropy(m[0], p[0]) + stats.entropy(m[0], q[0])) / 2
+    right = js(p, q)[0]
+    assert right == pytest.approx((stats.entropy(p[0], m[0]) + stats.entropy(q[0], m[0])) / 2, rel=1e-12)
+    assert abs(reverse - right) > 0.01
+    assert reverse / 3 < right / 2  # what makes every ZRF look near 1
 
 
 def outputs(seed: int, models: int = 5, points: int = 4, classes: int = 3) -> Array:

@@ -126,6 +126,7 @@ def test_split_epsilon_counts_on_the_other_half() -> None:
 
 
 def test_a_rule_refuses_the_scores_it_was_chosen_on() -> None:
+    """audits.md 10.3: public helpers take the largest epsilon over all thresholds on the scores that they judge."""
     members, nonmembers = normal_scores(3, 1.0)
     rule = choose_rule(members, nonmembers)
     fresh = normal_scores(4, 1.0)

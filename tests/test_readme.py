@@ -7,9 +7,14 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any, ClassVar
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from unlearnkit import types
+from unlearnkit.attacks import ATTACKS, LABEL_ONLY, PROBES
 from unlearnkit.audits.spec import parse_spec
 from unlearnkit.methods import METHODS, method_named
 
@@ -37,12 +42,32 @@ def test_the_example_runs_and_forgets(monkeypatch: pytest.MonkeyPatch):
     assert unlearned["retain"] > 0.95
 
 
-def test_the_fleet_example_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_the_fleet_example_runs_and_is_attacked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.chdir(tmp_path)
-    code = f"{blocks('python')[1]}\nprint(margins.shape, margins.dtype)"
+    [attacked] = (block for block in blocks("python") if "leave_one_out" in block)
+    code = f"{blocks('python')[1]}\nprint(margins.shape, margins.dtype)\n{attacked}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == ["(16, 1, 1797, 1) float32"]
+    shape, area = done.stdout.splitlines()
+    assert shape == "(16, 1, 1797, 1) float32"
+    assert 0.51 < float(area) < 0.7
+
+
+def test_a_new_attack_is_as_short_as_it_says():
+    [block] = (block for block in blocks("python") if "(Attack)" in block)
+    names: dict[str, Any] = {**vars(types), "ClassVar": ClassVar, "NDArray": NDArray}
+    exec(f"from __future__ import annotations\n{block}", names)
+    views = np.array([[2.0, 2.0], [1.0, 3.0]])
+    target = types.Observation(np.array(["a", "b"]), np.zeros(2, dtype=np.int64), views)
+    assert names["Steady"]().score(target).values.tolist() == [0.0, -1.0]
+
+
+def test_the_attacks_it_lists_are_those_there_are():
+    section = README.partition("## Attacks\n")[2]
+    assert re.findall(r"^\| ([A-Z]\w+) \|", section, re.MULTILINE) == list(ATTACKS)
+    comparison = re.findall(r"^\| (\w+) \|.*comparison only", section, re.MULTILINE)
+    assert comparison == [name for name, attack in ATTACKS.items() if not attack.weight]
+    assert [name for name in (*LABEL_ONLY, *PROBES) if not re.search(rf"\b{name}\b", section)] == []
 
 
 def test_every_file_and_folder_it_names_is_there():

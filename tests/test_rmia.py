@@ -172,7 +172,7 @@ def test_one_reference_is_enough():
 @pytest.mark.usefixtures("as_users_run")
 @pytest.mark.parametrize("attack", [RMIA(), RMIAOffline()], ids=lambda attack: attack.name)
 def test_a_population_that_does_not_fit_is_refused(attack: Attack):
-    one = world(5, leak=1.0)
+    one = world(5, leak=1.0, population=30)
     references, population, beside = one.known.references, one.known.population, one.known.population_references
     assert references is not None
     assert population is not None

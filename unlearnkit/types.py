@@ -564,9 +564,16 @@ class Attack(ABC):
     def _check(self, target: Observation, known: Known) -> None:
         if not len(target):
             raise UsageError(f"{self.name}: there is no point to score")
-        bad = int(np.count_nonzero(~np.isfinite(target.margins)))
-        if bad:
-            raise UsageError(f"{self.name}: the target's margins must be finite, got {bad} that are not")
+        for owner, seen in (
+            ("the target's", target),
+            ("the population's", known.population),
+            ("the members'", known.members),
+            ("the original's", known.original),
+        ):
+            for what in ("margins", "logits", "features"):
+                bad = _not_finite(getattr(seen, what, None))
+                if bad:
+                    raise UsageError(f"{self.name}: {owner} {what} must be finite, got {bad} that are not")
         for held in self.holds & ~_OF_REFERENCES:
             part = {
                 Holds.POPULATION: known.population,
@@ -621,6 +628,11 @@ class Attack(ABC):
     def name(self) -> str:
         """Class name and the fields that differ from their defaults, as a report prints it."""
         return _with_changes(self)
+
+
+def _not_finite(array: Float[np.ndarray, "*shape"] | None) -> int:
+    """How many are NaN or infinite."""
+    return 0 if array is None else int(np.count_nonzero(~np.isfinite(array)))
 
 
 def _with_changes(instance: Attack | Probe) -> str:
