@@ -594,7 +594,7 @@ def test_the_same_arrays_give_the_same_judgement() -> None:
     made = small(9, **settings)
     judged = judge(made, fixed)
     assert None not in (judged.individuals, judged.collateral)
-    assert len(judged.comparisons) == 8
+    assert len(judged.comparisons) == 13
     assert judge(small(9, **settings), fixed) == judged
     assert judge(Evidence.from_bytes(made.to_bytes()), fixed) == judged
     assert BATTERY == "1"
