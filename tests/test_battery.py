@@ -18,7 +18,7 @@ from unlearnkit.audits.designs import Tolerances, rank_tests, smallest_leak
 from unlearnkit.audits.evidence import Evidence, Group
 from unlearnkit.audits.rank import oracle_rank
 from unlearnkit.audits.simulate import with_audited
-from unlearnkit.result import Individual, Individuals, Interval, UsageError
+from unlearnkit.result import Comparison, Individual, Individuals, Interval, UsageError
 
 # What 120 requested examples, 100 + 100 canaries and 39 oracles can decide.
 WIDE = Tolerances(auc=0.15)
@@ -585,6 +585,22 @@ def test_a_coin_test_too_small_for_its_power_claims_no_mde() -> None:
     )
 
 
+def test_attacks_that_hold_the_original_are_ranked_among_retrained_models() -> None:
+    def rows(**settings: Any) -> dict[str, Comparison]:
+        return {row.name: row for row in judge(small(3, **settings), plan()).comparisons}
+
+    names = ("IAM attack", "Deletion inference from two models")
+    fair, leaking = rows(), rows(leak=2.0)
+    for name in names:
+        assert fair[name].p is not None
+        assert fair[name].p > 0.1
+        assert leaking[name].p == pytest.approx(1 / 32)  # 39 oracles, eight of them references
+    # The better the deletion, the more two versions tell of it: that is why only the rank counts.
+    assert fair[names[1]].value > 0.8 > leaking[names[1]].value
+    assert "8 oracles are its references, 31 are ranked." in fair[names[0]].sentence
+    assert not set(names) & {row.name for row in judge(class_evidence(0), plan(kind="class")).comparisons}
+
+
 # -- determinism ---------------------------------------------------------------------------------------------------
 
 
@@ -594,7 +610,7 @@ def test_the_same_arrays_give_the_same_judgement() -> None:
     made = small(9, **settings)
     judged = judge(made, fixed)
     assert None not in (judged.individuals, judged.collateral)
-    assert len(judged.comparisons) == 13
+    assert len(judged.comparisons) == 15
     assert judge(small(9, **settings), fixed) == judged
     assert judge(Evidence.from_bytes(made.to_bytes()), fixed) == judged
     assert BATTERY == "1"
