@@ -438,7 +438,7 @@ def test_too_few_canaries_for_the_coin_test_are_flagged() -> None:
     assert sorted(states(judged)) == [
         "Oracle rank, mean margin",
         "Oracle rank, worst examples",
-        "RMIA attack, requested",
+        "Reference attack, requested",
         "Threshold attack, requested",
     ]
     assert flags(judged) == {"few canaries"}
