@@ -170,9 +170,9 @@ class AttackAdvantage(RankTest):
 
 @dataclass(frozen=True)
 class ReferenceAttack(RankTest):
-    """AUC of BASE, the log-ratio of RMIA, that tells requested examples from held-out twins in one model; the other models are its references.
+    """AUC with which BASE, the log-ratio of RMIA, tells requested examples from held-out twins in one model.
 
-    None of them saw either group. Each of the n + 1 models is held against the other n, so their values are
+    The other models are its references: none of them saw either group. Each of the n + 1 models is held against the other n, so their values are
     exchangeable (audits.md A5). Far stronger than one threshold: what is hard for every model no longer hides a trace.
     """
 
