@@ -66,9 +66,8 @@ from unlearnkit.result import (
 from unlearnkit.types import Attack, Known, Observation, Probe, References
 
 BATTERY = "1"
-ATTACKS = (
-    Threshold(),
-)  # scores of the plain attack; the reference attack is read off the margins of all models at once
+# Scores of the plain attack; the one with references is read off the margins of all models at once.
+ATTACKS = (Threshold(),)
 # Questions to the open models, for a request of each kind. They stand beside the verdict.
 _OF_BOTH = (Quantization(), Pruning(), RetainRelearning(steps=40))
 PROBES: dict[str, tuple[Probe, ...]] = {

@@ -172,8 +172,9 @@ class AttackAdvantage(RankTest):
 class ReferenceAttack(RankTest):
     """AUC with which BASE, the log-ratio of RMIA, tells requested examples from held-out twins in one model.
 
-    The other models are its references: none of them saw either group. Each of the n + 1 models is held against the other n, so their values are
-    exchangeable (audits.md A5). Far stronger than one threshold: what is hard for every model no longer hides a trace.
+    The other models are its references: none of them saw either group. Each of the n + 1 models is held against the
+    other n, so their values are exchangeable (audits.md A5). Far stronger than one threshold: what is hard for every
+    model no longer hides a trace.
     """
 
     def values(self, stack: FloatArray, evidence: Evidence) -> FloatArray:
