@@ -507,7 +507,6 @@ def table(request: Request, names: Sequence[str], seeds: int, times: int) -> str
         "gap",
         *["gap, other classes"] * class_wise,
         "gap: sd over seeds",
-        "time / retraining",
     ]
     columns += ["time / retraining", f"time / {PUBLISHED} epochs", "saw"]
     oracles = [run.yardstick.oracle(run) for run in runs]
