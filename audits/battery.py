@@ -43,7 +43,8 @@ from unlearnkit.audits.designs import (
 )
 from unlearnkit.audits.epsilon import one_run_epsilon
 from unlearnkit.audits.evidence import Evidence, FloatArray, Group
-from unlearnkit.audits.findings import SPLITS, comparisons, other_classes, single_examples
+from unlearnkit.audits.findings import LEAST_MODELS, SPLITS, comparisons, other_classes, single_examples
+from unlearnkit.audits.multiplicity import holm_families
 from unlearnkit.audits.rank import RankResult, oracle_rank, oracles_needed
 from unlearnkit.audits.roc import auc, clopper_pearson, tpr_at_fpr
 from unlearnkit.audits.verdict import overall, state_of
@@ -163,23 +164,6 @@ def _examine(evidence: Evidence, target: str, plan: Plan, mdes: Sequence[float |
     return families
 
 
-def _across(families: Sequence[Sequence[float]]) -> list[list[float]]:
-    """Holm's step-down over families, each already corrected inside.
-
-    A family stops counting against the others once all of its members are rejected, and not before: while one that
-    may be true is left in it, dropping the family would let the chance of any false alarm reach 1.5 times the level.
-    """
-    order = sorted(range(len(families)), key=lambda i: max(families[i]))
-    adjusted = [[1.0] * len(family) for family in families]
-    floor = 0.0
-    for step, dropped in enumerate(order):
-        factor = len(families) - step
-        for i in order[step:]:
-            adjusted[i] = [min(best, max(floor, factor * p)) for best, p in zip(adjusted[i], families[i], strict=True)]
-        floor = max(floor, min(1.0, factor * max(families[dropped])))
-    return adjusted
-
-
 @dataclass(frozen=True)
 class _Judged:
     """A finding with its corrections and its state."""
@@ -191,8 +175,8 @@ class _Judged:
 
 
 def _states(families: list[list[_Finding]], tolerances: list[list[float]], plan: Plan) -> list[list[_Judged]]:
-    p = _across([[f.p_family for f in family] for family in families])
-    beyond = _across([[f.p_tolerance for f in family] for family in families])
+    p = holm_families([[f.p_family for f in family] for family in families])
+    beyond = holm_families([[f.p_tolerance for f in family] for family in families])
     return [
         [
             _Judged(
@@ -286,7 +270,7 @@ def _unlearned_or_not(evidence: Evidence, plan: Plan) -> tuple[Comparison, ...]:
 
     At half of the models on each side, so that retrained against retrained ones are a fair comparison.
     """
-    if evidence.ensemble is None:
+    if evidence.ensemble is None or min(len(evidence.ensemble), evidence.oracles) < LEAST_MODELS:
         return ()
     rows = evidence.rows(Group.REQUESTED)
     unlearned, oracles = evidence.ensemble[:, rows], evidence.margins["oracles"][:, rows]
@@ -308,7 +292,7 @@ def _unlearned_or_not(evidence: Evidence, plan: Plan) -> tuple[Comparison, ...]:
         floor.append(area(one, other))
     sentence = (
         f"{half} unlearned against {half} retrained models, mean of {SPLITS} draws; beside it, retrained against "
-        "retrained ones. 0.5: nobody can tell."
+        "retrained ones, which nobody can tell apart: 0.5, or a little less, since no model is held against itself."
     )
     value, usual = (float(f"{np.mean(part):.9g}") for part in (found, floor))
     return (
