@@ -54,7 +54,7 @@ def comparisons(evidence: Evidence, plan: Plan) -> tuple[Comparison, ...]:
             name="Kernel distance (MMD) of the margins",
             unit="standard deviations of relabelings",
             value=kernel.statistic,
-            oracles=_spread(kernel.floor),
+            oracles=spread(kernel.floor),
             p=kernel.p,
             original=margins["original"].statistic,
             sentence=f"The pattern of all {rows.size:,} margins at once, each model in turn called the audited one.",
@@ -64,7 +64,7 @@ def comparisons(evidence: Evidence, plan: Plan) -> tuple[Comparison, ...]:
     about = f"over accuracy on {', '.join(shares['audited'])}"
     for name, gap in (("Tug of war (ToW)", distances.tow), ("Average gap", distances.average_gap)):
         found.append(_row(name, gap(shares["audited"]), gap(shares["original"]), about))
-    return tuple(_rounded(row) for row in (*found, *_probed(evidence, plan), *_ensemble(evidence, plan)))
+    return tuple(rounded(row) for row in (*found, *_probed(evidence, plan), *_ensemble(evidence, plan)))
 
 
 # What a probe of the battery reads, by its full name: title, unit, and the question that it asks.
@@ -105,22 +105,21 @@ def _probed(evidence: Evidence, plan: Plan) -> tuple[Comparison, ...]:
     for i, (name, rank) in enumerate(zip(names, ranks, strict=True)):
         title, unit, question = PROBED.get(name, (name, "", "The reading of this probe"))
         sentence = f"{question}; {len(oracles)} retrained models were asked the same."
-        spread = _spread(oracles[:, i])
-        rows.append(Comparison(title, unit, rank.audited, spread, rank.p, rank.original, sentence))
+        rows.append(Comparison(title, unit, rank.audited, spread(oracles[:, i]), rank.p, rank.original, sentence))
     return tuple(rows)
 
 
-def _rounded(row: Comparison) -> Comparison:
+def rounded(row: Comparison) -> Comparison:
     """To nine digits: the order in which models and points are summed changes the last ones."""
 
     def digits(value: float | None) -> float | None:
         return None if value is None else float(f"{value:.9g}")
 
-    spread = row.oracles
+    beside = row.oracles
     return replace(
         row,
         value=float(f"{row.value:.9g}"),
-        oracles=replace(spread, low=digits(spread.low), value=float(f"{spread.value:.9g}"), high=digits(spread.high)),
+        oracles=replace(beside, low=digits(beside.low), value=float(f"{beside.value:.9g}"), high=digits(beside.high)),
         original=digits(row.original),
     )
 
@@ -144,14 +143,14 @@ def _row(name: str, audited: distances.Distance, original: distances.Distance, a
         name=name,
         unit=audited.unit,
         value=audited.audited,
-        oracles=_spread(audited.oracles),
+        oracles=spread(audited.oracles),
         p=audited.p,
         original=original.audited,
         sentence=f"From the oracles, {about}; retrained models lie as far from one another as the range says.",
     )
 
 
-def _spread(values: FloatArray) -> Interval:
+def spread(values: FloatArray) -> Interval:
     """Smallest, mean and largest of the oracles; the confidence is the share of oracles that a further one joins."""
     return Interval(float(values.min()), float(values.mean()), float(values.max()), 1.0 - 2.0 / (values.size + 1))
 
@@ -188,7 +187,7 @@ def _ensemble(evidence: Evidence, plan: Plan) -> tuple[Comparison, ...]:
             "Kernel distance (MMD) of the ensembles",
             "standard deviations of relabelings",
             kernel.statistic,
-            _spread(kernel.floor),
+            spread(kernel.floor),
             kernel.p,
             None,
             f"All {m} unlearned against all {n} retrained models.",

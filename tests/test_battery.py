@@ -19,7 +19,7 @@ from unlearnkit.audits.evidence import Evidence, Group
 from unlearnkit.audits.multiplicity import holm_families
 from unlearnkit.audits.rank import oracle_rank
 from unlearnkit.audits.simulate import with_audited
-from unlearnkit.result import Individual, Individuals, Interval, UsageError
+from unlearnkit.result import Comparison, Individual, Individuals, Interval, UsageError
 
 # What 120 requested examples, 100 + 100 canaries and 39 oracles can decide.
 WIDE = Tolerances(auc=0.15)
@@ -439,7 +439,7 @@ def test_too_few_canaries_for_the_coin_test_are_flagged() -> None:
     assert sorted(states(judged)) == [
         "Oracle rank, mean margin",
         "Oracle rank, worst examples",
-        "RMIA attack, requested",
+        "Reference attack, requested",
         "Threshold attack, requested",
     ]
     assert flags(judged) == {"few canaries"}
@@ -586,6 +586,25 @@ def test_a_coin_test_too_small_for_its_power_claims_no_mde() -> None:
     )
 
 
+def test_attacks_that_hold_the_original_are_ranked_among_retrained_models() -> None:
+    def rows(**settings: Any) -> dict[str, Comparison]:
+        return {row.name: row for row in judge(small(3, **settings), plan()).comparisons}
+
+    names = ("IAM attack", "Deletion inference from two models")
+    fair, leaking = rows(), rows(leak=2.0)
+    for name in names:
+        assert fair[name].p is not None
+        assert fair[name].p > 0.1
+        assert leaking[name].p == pytest.approx(1 / 32)  # 39 oracles, eight of them references
+    # The better the deletion, the more two versions tell of it: that is why only the rank counts.
+    assert fair[names[1]].value > 0.8 > leaking[names[1]].value
+    assert "8 oracles are its references, 31 are ranked." in fair[names[0]].sentence
+    # Of two oracles one would be the reference: the other alone ranks nothing, and must not end the audit.
+    assert not set(names) & set(rows(oracles=2))
+    assert set(names) <= set(rows(oracles=3))
+    assert not set(names) & {row.name for row in judge(class_evidence(0), plan(kind="class")).comparisons}
+
+
 # -- determinism ---------------------------------------------------------------------------------------------------
 
 
@@ -595,7 +614,7 @@ def test_the_same_arrays_give_the_same_judgement() -> None:
     made = small(9, **settings)
     judged = judge(made, fixed)
     assert None not in (judged.individuals, judged.collateral)
-    assert len(judged.comparisons) == 5 + 2 + 5 + 1  # distances, probes, scores of many models, U-LiRA
+    assert len(judged.comparisons) == 5 + 2 + 5 + 2 + 1  # distances, probes, many models, two versions, U-LiRA
     assert judge(small(9, **settings), fixed) == judged
     assert judge(Evidence.from_bytes(made.to_bytes()), fixed) == judged
     assert BATTERY == "1"
