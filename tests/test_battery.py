@@ -608,6 +608,22 @@ def test_attacks_that_hold_the_original_are_ranked_among_retrained_models() -> N
 # -- determinism ---------------------------------------------------------------------------------------------------
 
 
+def test_few_retrained_models_are_not_told_from_retrained_ones_and_leaking_ones_are() -> None:
+    """Were a target to leave alone, its own kind would be one smaller: an AUC of 0.44 with three on each side."""
+    floors, found = [], []
+    for seed in range(12):
+        made = small(seed, oracles=6, unlearned=6)
+        [fair] = battery._unlearned_or_not(made, plan())
+        assert made.ensemble is not None
+        kept = dataclasses.replace(made, ensemble=made.ensemble + 2.0 * (made.group == Group.REQUESTED))
+        [leaking] = battery._unlearned_or_not(kept, plan())
+        assert leaking.oracles == fair.oracles
+        floors.append(fair.oracles.value)
+        found.append(leaking.value)
+    assert abs(np.mean(floors) - 0.5) < 0.025, floors
+    assert min(found) > 0.7
+
+
 def test_the_same_arrays_give_the_same_judgement() -> None:
     fixed = plan(classes=tuple("abcdefghij"))
     settings: dict[str, Any] = {"oracles": 19, "requested": 20, "canaries": 20, "outputs": True, "unlearned": 8}
