@@ -29,6 +29,7 @@ LIMIT = 3.0  # standard deviations between oracles beyond which an example is co
 NAMED = 10  # worst-off examples that are named
 SPLITS = 10  # of the oracles, for the floors of ensemble scores
 MOST_BOUNDED = 200  # examples whose own ε is bounded
+LEAST_MODELS = 6  # of a kind, for scores of many models: a half of them must still show a spread
 
 
 def comparisons(evidence: Evidence, plan: Plan) -> tuple[Comparison, ...]:
@@ -66,14 +67,14 @@ def comparisons(evidence: Evidence, plan: Plan) -> tuple[Comparison, ...]:
     return tuple(rounded(row) for row in (*found, *_probed(evidence, plan), *_ensemble(evidence, plan)))
 
 
-# What a probe's reading is, and what it would mean if it lay above those of retrained models.
+# What a probe of the battery reads, by its full name: title, unit, and the question that it asks.
 PROBED = {
     "Quantization": ("Rounding to 8 and 4 bits", "φ", "How far the margins rise when the weights are rounded"),
-    "Pruning": ("Pruning the smallest weights", "φ", "How far the margins rise when 10 to 50 % of the weights go"),
-    "RetainRelearning": (
+    "Pruning": ("Pruning the smallest weights", "φ", "How far the margins rise when 10 to 50\u00a0% of the weights go"),
+    "RetainRelearning(steps=40)": (
         "Relearning on retained data",
         "accuracy",
-        "Mean accuracy on the requested examples meanwhile",
+        "Mean accuracy on the requested examples while the model is trained further on retained ones",
     ),
     "RandomNeighbors": (
         "Recognized neighbors",
@@ -81,7 +82,11 @@ PROBED = {
         "Share of slightly changed requested examples still recognized",
     ),
     "TwinProbe": ("Probe of the features", "AUC", "A linear head tells requested examples from held-out twins"),
-    "LinearProbe": ("Probe of the features", "accuracy", "Accuracy on the class of a new head, taught on few images"),
+    "LinearProbe": (
+        "Probe of the features",
+        "accuracy",
+        "Accuracy on the forgotten class of a new head, taught on few images of every class",
+    ),
     "ClassSeparability": ("Separability of the class", "AUC", "A linear head tells the class from all others"),
 }
 
@@ -152,7 +157,7 @@ def spread(values: FloatArray) -> Interval:
 
 def _ensemble(evidence: Evidence, plan: Plan) -> tuple[Comparison, ...]:
     """What needs many unlearned models: per-example laws, each score beside its oracle-against-oracle floor."""
-    if evidence.ensemble is None:
+    if evidence.ensemble is None or min(len(evidence.ensemble), evidence.oracles) < LEAST_MODELS:
         return ()
     rows = evidence.rows(Group.REQUESTED)
     unlearned, oracles = evidence.ensemble[:, rows], evidence.margins["oracles"][:, rows]
@@ -204,10 +209,9 @@ def _ensemble(evidence: Evidence, plan: Plan) -> tuple[Comparison, ...]:
             floor(floors.p95),
             None,
             None,
-            f"Of {len(epsilons.epsilon)} examples {epsilons.above:.1%} have a bound above 0, by chance at most "
-            f"{1 - plan.confidence:.1%}; so many models cannot show more than {epsilons.ceiling:.2g}.".replace(
-                "%", "\u00a0%"
-            ),
+            f"Of {len(epsilons.epsilon)} examples {epsilons.above:.1%} have a bound above 0; by chance alone at most "
+            f"{1 - plan.confidence:.1%} are to be expected. So many models cannot show more than "
+            f"{epsilons.ceiling:.2g}.".replace("%", "\u00a0%"),
         ),
     )
 
