@@ -19,7 +19,7 @@ import unlearnkit
 from unlearnkit.audits.battery import ATTACKS, BATTERY, ORACLES, PROBED, PROBES, judge
 from unlearnkit.audits.case import Case, Demand, demand, method_of, prepare
 from unlearnkit.audits.designs import Plan, coin_design
-from unlearnkit.audits.evidence import LEFT_OUT, Evidence, FloatArray, Group, envelope
+from unlearnkit.audits.evidence import Evidence, FloatArray, Group, envelope
 from unlearnkit.audits.findings import measured_epsilon
 from unlearnkit.audits.rank import oracles_needed
 from unlearnkit.audits.registration import register
@@ -382,7 +382,7 @@ def audit(spec: Spec, fleet: Fleet, *, command: str, case: Case | None = None) -
     there = {name: [one.key for one in group if not one.fault] for name, group in made.items()}
     read, left_out = _answered(made, looked)
     seen = {name: there[name] for name in looked.jobs}
-    evidence = gather(looked, (*wanted.notes, *left_out), store, seen, {name: there[name] for name in read})
+    evidence = gather(looked, (*wanted.notes, *left_out), store, seen, read)
     sidecar = evidence.to_bytes()
     judgement = judge(evidence, plan)
     record = _oracle_record(fleet, models, made["oracles"]) if models.oracles else None
@@ -436,6 +436,8 @@ def _made(fleet: Fleet, looked: Looks) -> dict[str, list[Made]]:
     groups: dict[str, Sequence[Job]] = {**looked.jobs, **looked.probes}
     results = iter(fleet.attempt([job for group in groups.values() for job in group]))
     made = {name: [next(results) for _ in group] for name, group in groups.items()}
+    for name, looks in looked.jobs.items():  # a look that rests on a training which failed says why that one did
+        made[name] = [_own(one, job.stages[0]) for one, job in zip(made[name], looks, strict=True)]
     for name in ("original", "audited"):
         if (fault := made[name][0].fault) is not None:
             raise UsageError(f"{looked.jobs[name][0].stages[0].name}: {fault}")
@@ -451,15 +453,32 @@ def _made(fleet: Fleet, looked: Looks) -> dict[str, list[Made]]:
     return made
 
 
-def _answered(made: Mapping[str, list[Made]], looked: Looks) -> tuple[list[str], list[Flag]]:
-    """Probes that every model answered, and a flag for each of the others: nothing is absent silently."""
-    faults: dict[str, str] = {}
+def _own(made: Made, model: ModelJob) -> Made:
+    return made if made.fault is None else replace(made, fault=made.fault.removeprefix(f"rests on {model.name}: "))
+
+
+def _answered(made: Mapping[str, list[Made]], looked: Looks) -> tuple[dict[str, list[str]], list[Flag]]:
+    """The readings of probes that every model answered, and a flag for each other probe: nothing is absent silently.
+
+    An oracle that could not be trained cannot be asked; that is said where the oracles are counted.
+    """
+    trained = [one.fault is None for one in made["oracles"]]
+    keys: dict[str, list[str]] = {}
+    flags: dict[str, Flag] = {}
     for name in looked.probes:
-        fault = next((one.fault for one in made[name] if one.fault is not None), None)
+        probe, _, model = name.rpartition("/")
+        asked = (
+            [one for one, there in zip(made[name], trained, strict=False) if there]
+            if model == "oracles"
+            else made[name]
+        )
+        fault = next((one.fault for one in asked if one.fault is not None), None)
+        if fault is None and model == "oracles" and len(asked) < LEAST_ORACLES:
+            fault = f"only {len(asked)} oracles are left to be asked"
         if fault is not None:
-            faults.setdefault(name.rpartition("/")[0], fault)
-    flags = [Flag(LEFT_OUT, f"{probe}: {fault}") for probe, fault in faults.items()]
-    return [name for name in looked.probes if name.rpartition("/")[0] not in faults], flags
+            flags.setdefault(probe, Flag("probe left out", f"{probe}: {fault}"))
+        keys[name] = [one.key for one in asked]
+    return {name: part for name, part in keys.items() if name.rpartition("/")[0] not in flags}, list(flags.values())
 
 
 def _oracle_record(fleet: Fleet, models: Models, made: Sequence[Made]) -> OracleRecord:

@@ -161,8 +161,10 @@ def _printable(view: dict[str, Any]) -> dict[str, Any]:
         return re.sub(r"\S{25,}", _breakable, clean(text))
 
     shown: dict[str, Any] = walk(view, show)
-    shown["evidence"] = view["evidence"]  # a file's name, not printed
-    shown["words"] = walk(view["words"], clean)  # written by us: long words stay whole
+    if "evidence" in view:
+        shown["evidence"] = view["evidence"]  # a file's name, not printed
+    if "words" in view:
+        shown["words"] = walk(view["words"], clean)  # written by us: long words stay whole
     shown["meta"] = {name: clean(text) for name, text in view["meta"].items()}  # not printed
     shown["command"] = re.sub(r"\S{80,}", _breakable, clean(view["command"]))  # to be copied: broken only if it must
     return shown

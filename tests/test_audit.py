@@ -16,7 +16,7 @@ from safetensors.numpy import load
 
 from unlearnkit import jobs
 from unlearnkit.audits.audit import _sample, audit, fleet_for, save_audit
-from unlearnkit.audits.battery import BATTERY
+from unlearnkit.audits.battery import BATTERY, PROBES
 from unlearnkit.audits.case import demand, prepare
 from unlearnkit.audits.evidence import Evidence, Group
 from unlearnkit.audits.spec import Spec, parse_spec
@@ -80,8 +80,12 @@ def test_the_whole_way_once_and_nothing_twice(store: Store, tmp_path: Path) -> N
     first = Told()
     result, sidecar = run(tiny(), store, first)
     looks = {"look at original", "look at unlearn with Retrain", *(f"look at oracle {j + 1}" for j in range(20))}
-    assert first.names == looks | {"original"}  # which two looks rest on
-    assert (first.last.total, first.last.done, first.last.kept, first.last.failed) == (23, 23, 0, 0)
+    # Looks and probes rest on every model but the oracle that is held out, which one look makes in one go.
+    asked = ["original", "unlearn with Retrain", *(f"oracle {j + 1}" for j in range(19))]
+    probes = {f"{probe.name} of {name}" for probe in PROBES["examples"] for name in asked}
+    assert first.names == looks | set(asked) | probes
+    total = len(looks | set(asked) | probes)
+    assert (first.last.total, first.last.done, first.last.kept, first.last.failed) == (total, total, 0, 0)
     assert result.verdict.word in ("PASS", "INCONCLUSIVE")
     assert all(control.passed for control in result.controls)
     assert (result.battery, result.tier, result.organization) == (BATTERY, "minutes", "Example AG")
@@ -105,7 +109,7 @@ def test_the_whole_way_once_and_nothing_twice(store: Store, tmp_path: Path) -> N
     second = Told()
     again, same = run(tiny(), store, second)
     assert not second.names
-    assert (second.last.total, second.last.kept) == (22, 22)
+    assert (second.last.total, second.last.kept) == (len(looks | probes),) * 2
     assert same == sidecar
     assert dataclasses.replace(again, environment=result.environment) == result
 
@@ -128,7 +132,7 @@ def test_the_evidence_is_what_the_models_say(store: Store) -> None:
     labels = case.train.labels().numpy()
     np.testing.assert_array_equal(evidence.label[evidence.rows(Group.TAILS)], labels[wanted.tails])
     forget = next(row for row in result.accuracy if (row.model, row.split) == ("original", "forget"))
-    assert forget.correct == (evidence.margins["original"][evidence.rows(Group.REQUESTED)] > 0).sum()
+    assert forget.correct == observe(model, case.train.take(wanted.requested)).right().sum()
     assert {name for name in load(sidecar) if name.startswith("roc/")} == {
         f"roc/{model}/{axis}" for model in ("original", "audited") for axis in ("fpr", "tpr")
     } | {"roc/oracles/fpr", "roc/oracles/tpr_low", "roc/oracles/tpr_high"}
@@ -147,7 +151,7 @@ def test_interrupted_it_goes_on_where_it_stopped(store: Store, tmp_path: Path, m
     true = Store.write
 
     def stop(store: Store, key: str, data: bytes, record: dict[str, Any]) -> None:
-        if len(written) == 15:  # in the middle of the oracles
+        if len(written) == 60:  # models first, then what is asked of them: in the middle of the looks
             raise KeyboardInterrupt
         true(store, key, data, record)
         written.append(record["kind"])
@@ -158,7 +162,7 @@ def test_interrupted_it_goes_on_where_it_stopped(store: Store, tmp_path: Path, m
             run(tiny(), fresh)
     resumed = Told()
     _, sidecar = run(tiny(), fresh, resumed)
-    assert resumed.last.kept == written.count("observe") > 5
+    assert resumed.last.kept == written.count("observe") + written.count("probe") > 5
     assert resumed.last.done == resumed.last.total
     assert sidecar == expected
 
@@ -186,7 +190,8 @@ def test_an_oracle_that_is_missing_makes_the_audit_invalid(
     spec = tiny(recipe={"trainer": f"{name}:fit"}, audit={"oracles": count, "tolerances": {"auc": 0.2}})
     told = Told()
     result, sidecar = run(spec, Store(tmp_path / "store"), told)
-    assert told.last.failed == len(failing)
+    asked = 1 + len(PROBES["examples"])  # beside the look; nobody asks the oracle that is held out
+    assert told.last.failed == sum(1 + asked * (j < count) if j < count else 1 for j in failing)
     assert result.oracles is not None
     assert result.oracles.count == len(result.oracles.seeds) == left
     there = [seed for j, seed in enumerate(seeds) if j not in failing]
@@ -279,7 +284,8 @@ def test_weights_manifest_and_a_result_from_elsewhere(store: Store, tmp_path: Pa
     )
     told = Told()
     result, sidecar = run(given, store, told)
-    assert told.last.done - told.last.kept == 2  # the given models are looked at; the oracles are those from before
+    # the given models are looked at and probed; the oracles are those from before
+    assert told.last.done - told.last.kept == 2 * (1 + len(PROBES["examples"]))
     assert result.method.name == "given"
     assert result.method.saw is None
     assert result.canaries is not None

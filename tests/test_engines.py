@@ -133,7 +133,7 @@ def test_other_large_data_are_spilled_and_the_folder_goes_with_the_engine(blobs:
         assert Path(array.path).parent == folder
     assert all(isinstance(array, np.ndarray) for array in test)
     sent = pickle.dumps(engine._packed)
-    assert len(sent) < 10_000
+    assert len(sent) < 20_000  # the search path and names of files, and none of the 780,000 bytes
     opened = pickle.loads(sent).open()
     assert same(opened.sets.train, large)
     assert same(opened.sets.test, bench.sets.test)

@@ -29,7 +29,7 @@ from unlearnkit.methods.retrain import Retrain
 from unlearnkit.methods.salun import SalUn, saliency_mask
 from unlearnkit.methods.steps import flat
 from unlearnkit.models import Architecture, build
-from unlearnkit.reports.pdf import _pairs
+from unlearnkit.reports.view import _pairs
 from unlearnkit.result import UsageError
 from unlearnkit.train import fit, train_mode
 from unlearnkit.types import Access, Examples, Method, Need
@@ -290,7 +290,7 @@ def test_a_report_names_the_method_inside() -> None:
     """Page one in a few words, a later page setting by setting; what a method finds itself is not worth a word."""
     twice = PruneFirst(inner=PruneFirst(inner=SalUn(fraction=0.3)), sparsity=0.5)
     assert in_words(twice) == "PruneFirst(PruneFirst), pruning magnitude, sparsity 0.5, per round 0.2"
-    assert in_words(EUk(k=1)) == "EUk, k 1, lr 0.01, momentum 0.9"
+    assert in_words(EUk(k=1, epochs=None)) == "EUk, k 1, lr 0.01, momentum 0.9"
     assert in_words(Retrain()) == "Retrain"
     pairs = dict(_pairs(twice.params))
     assert [pairs[name] for name in ("inner", "inner.inner", "inner.inner.fraction")] == ["PruneFirst", "SalUn", "0.3"]

@@ -15,10 +15,10 @@ Must see: the inputs of the retain set; the expectation over the model's own pre
 
 Differences from the published code: ports square the gradient of a whole batch, here every example is squared by
 itself. They take each tensor with as many rows as there are classes for the last layer; here it is the last linear
-layer with that many outputs. What they do for a whole class, weights and bias of its output set to 0 and their variance
-to 1e-4 (1e-3 after the factor 10), hangs on the number 4500 of forget examples there and on `class_wise` here. Batch
-normalization runs in eval mode: running statistics stay. The published code measures the information on the whole
-retain set, `examples=None` here: on CIFAR-10 that alone costs a good part of a retraining.
+layer with that many outputs. What they do for a whole class, weights and bias of its output set to 0 and their
+variance to 1e-4 (1e-3 after the factor 10), hangs on the number 4500 of forget examples there and on `class_wise`
+here. Batch normalization runs in eval mode: running statistics stay. The published code measures the information on
+the whole retain set, `examples=None` here: on CIFAR-10 that alone costs a good part of a retraining.
 
 Weaknesses: slow, a backward pass for every class and example. Noise on a diagonal costs much accuracy before it hides
 much, and the useful alpha lies in a narrow range that differs between models.
