@@ -45,7 +45,7 @@ from unlearnkit.audits.ledger import (
     shown,
 )
 from unlearnkit.audits.multiplicity import holm_families
-from unlearnkit.audits.rank import mde_factor, oracle_rank, oracles_needed
+from unlearnkit.audits.rank import allowed_rank, margin_z, oracle_rank, oracles_needed
 from unlearnkit.audits.treatments import (
     RELEARNED,
     SHIPPED,
@@ -491,16 +491,22 @@ class _Law:
         """What decides, corrected within the family."""
         return _ranked(numbers, self.exact)[1] if self.ranks else _student(numbers, self.exact)
 
-    def mde(self, one: _Number, of: int) -> float | None:
+    def mde(self, one: _Number, numbers: Sequence[_Number]) -> float | None:
         """Smallest distance from the oracles' mean that is noticed four times in five."""
         n = one.oracles.size
         level = self.significance / self.families
-        if self.ranks:
-            factor = mde_factor(n, significance=level)
+        noise = math.sqrt(1 + 1 / n)
+        if not self.ranks:
+            threshold = float(stats.t.isf(level / len(numbers) / 2, n - 1)) * noise
+        elif k := allowed_rank(n, level):
+            # What maxT asks of each number of a family whose other numbers are quiet: the k-th most deviating oracle.
+            quiet = np.array([[float(other.oracles.mean()), *other.oracles] for other in numbers]).T
+            threshold = float(np.sort(np.abs(margin_z(quiet))[1:].max(axis=1))[n - k])
         else:
-            factor = (float(stats.t.isf(level / of / 2, n - 1)) + float(stats.norm.ppf(0.8))) * math.sqrt(1 + 1 / n)
+            return None
         spread = max(float(one.oracles.std(ddof=1)), one.resolution)
-        return None if factor is None else float((0.0 if self.exact else one.tolerance) + factor * spread)
+        factor = threshold + float(stats.norm.ppf(0.8)) * noise
+        return float((0.0 if self.exact else one.tolerance) + factor * spread)
 
 
 def _law(family: _Family, asked: _Asked, families: int) -> _Law:
@@ -534,7 +540,7 @@ def _judged(
         if family.numbers:
             raw = _ranked(family.numbers, law.exact)[0]
             rows += [
-                _row(one, number, law, len(family.numbers), *ps)
+                _row(one, number, law, family.numbers, *ps)
                 for number, *ps in zip(family.numbers, raw, inside[i], corrected[i], strict=True)
             ]
         coin = coins[i][0]
@@ -546,7 +552,9 @@ def _judged(
     return _summed_up(name, checked)
 
 
-def _row(asked: _Asked, one: _Number, law: _Law, of: int, p: float, inside: float, across: float) -> Row:
+def _row(
+    asked: _Asked, one: _Number, law: _Law, numbers: Sequence[_Number], p: float, inside: float, across: float
+) -> Row:
     oracles = one.oracles
     mean = float(oracles.mean())
     state: State = "PASS"
@@ -583,7 +591,7 @@ def _row(asked: _Asked, one: _Number, law: _Law, of: int, p: float, inside: floa
         tolerance=one.tolerance,
         p=p,
         p_adjusted=across,
-        mde=law.mde(one, of),
+        mde=law.mde(one, numbers),
         decided_by=law.name,
     )
 
@@ -608,16 +616,21 @@ def _beyond(row: Row) -> float:
 
 
 def _blind(family: _Family, law: _Law) -> bool:
-    """Whether the model before the deletion would have passed too, as far as its numbers are known."""
-    before = [
-        replace(one, value=one.reading.original[one.statistic])
-        for one in family.numbers
-        if one.reading.original is not None
-    ]
-    if not before:
+    """Whether the model before the deletion would have passed too, as far as its numbers are known.
+
+    The others count as well: what has to be beaten is the most deviating oracle in all numbers of the family.
+    """
+    known = [one.reading.original is not None for one in family.numbers]
+    before = [replace(one, value=_before(one)) for one in family.numbers]
+    if not any(known):
         return False
-    factor = len(family.numbers) / len(before) if not law.ranks else 1.0
-    return all(p * factor * law.families > law.significance for p in law.p(before))
+    decides = zip(law.p(before), known, strict=True)
+    return all(p * law.families > law.significance for p, there in decides if there)
+
+
+def _before(one: _Number) -> float:
+    original = one.reading.original
+    return float(one.oracles.mean()) if original is None else original[one.statistic]
 
 
 def _deletion(name: str, line: int, rows: Sequence[Row], *, blind: bool) -> Checked:
