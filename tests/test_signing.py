@@ -290,9 +290,24 @@ def act(writer: IncrementalPdfFileWriter) -> None:
     writer.update_root()
 
 
+def replace_root(writer: IncrementalPdfFileWriter) -> None:
+    """A catalog of one's own beside the old one, which stays as it is."""
+    root = generic.DictionaryObject(writer.root)
+    root["/OpenAction"] = generic.DictionaryObject({generic.NameObject("/S"): generic.NameObject("/JavaScript")})
+    writer._root = writer.add_object(root)
+
+
+def replace_info(writer: IncrementalPdfFileWriter) -> None:
+    writer.set_info(
+        generic.DictionaryObject({generic.NameObject("/Title"): generic.TextStringObject("All is well")})
+    )
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
+        (replace_root, "the catalog was changed"),
+        (replace_info, "the info was changed"),
         (cover, "the page was changed"),
         (rename, "the info was changed"),
         (stamp, "something was drawn over a page"),
