@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from torch import nn
 
-from unlearnkit.audits.canaries import Manifest
+from unlearnkit.audits.canaries import Manifest, plant
 from unlearnkit.audits.coin import coin_test
 from unlearnkit.audits.designs import MIN_CANARIES, Tolerances
 from unlearnkit.audits.ledger import (
@@ -433,8 +433,14 @@ def _canaries(
     lacking = sum(known not in rows for known in ids)
     if lacking:
         return replace(no, sentence=f"Not checked, canaries: {lacking} of {len(ids)} are not in the data."), None
-    planted = part.take(np.array([rows[known] for known in ids]))
-    planted = Examples(planted.x, torch.from_numpy(labels[own]), planted.ids)
+    if manifest.treatment is None:
+        planted = part.take(np.array([rows[known] for known in ids]))
+        planted = Examples(planted.x, torch.from_numpy(labels[own]), planted.ids)
+    elif manifest.treatment.given or not rows.keys() >= set(manifest.ids):
+        lost = "their inputs came from another set" if manifest.treatment.given else "some are not in the data"
+        return replace(no, sentence=f"Not checked, canaries: of kind {shown(manifest.kind)}, and {lost}."), None
+    else:
+        planted = plant(part, manifest).train.take(np.array([rows[known] for known in ids]))
     tolerance = entry.reference.tolerances.get("auc", Tolerances().auc)
     coin = coin_test(
         margins_of(model, planted),

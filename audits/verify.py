@@ -152,8 +152,7 @@ def _verdict(result: AuditResult, sidecar: bytes, path: Path) -> Check:
     again = judge(evidence, plan)
     pairs = _counts(result, evidence)  # first: whatever else differs follows from these
     pairs += [(name, _plain(getattr(result, name)), _plain(getattr(again, name))) for name in JUDGED]
-    planned = result.spec.get("audit", {}).get("tolerances", result.tolerances)
-    pairs.append(("tolerances", result.tolerances, planned))
+    pairs.append(("tolerances", result.tolerances, _settings(result).get("tolerances", result.tolerances)))
     pairs += _registered(result, plan)
     if result.privacy is not None:
         measured = measured_epsilon(evidence, plan, delta=result.privacy.delta) or (None, 0, 0)
@@ -215,7 +214,14 @@ def _registered(result: AuditResult, plan: Plan) -> list[tuple[str, Any, Any]]:
 
 def _asked(result: AuditResult) -> int:
     """How many oracles the spec asked for."""
-    return 0 if result.oracles is None else int(result.spec.get("audit", {}).get("oracles") or ORACLES[result.tier])
+    asked = _settings(result).get("oracles")
+    return 0 if result.oracles is None else asked if isinstance(asked, int) and asked else ORACLES[result.tier]
+
+
+def _settings(result: AuditResult) -> dict[str, Any]:
+    """[audit] of the spec as the file has it; empty where it is no section."""
+    found = result.spec.get("audit")
+    return found if isinstance(found, dict) else {}
 
 
 def _pages(pdf: bytes, typeset: bytes, *, signed: bool, worded: bool) -> Check:
