@@ -833,7 +833,7 @@ def _step(
         what = What("class", forget_class, None, None, salt, ())
     elif forget_ids is not None:
         try:
-            names = [line.strip() for line in forget_ids.read_text().splitlines() if line.strip()]
+            names = [line.strip() for line in forget_ids.read_text(encoding="utf-8").splitlines() if line.strip()]
         except UnicodeDecodeError as error:
             raise UsageError(f"{forget_ids}: is not text; one id a line is") from error
         what = What("examples", None, None, len(names), salt, hashed(salt, names))
