@@ -298,9 +298,7 @@ def replace_root(writer: IncrementalPdfFileWriter) -> None:
 
 
 def replace_info(writer: IncrementalPdfFileWriter) -> None:
-    writer.set_info(
-        generic.DictionaryObject({generic.NameObject("/Title"): generic.TextStringObject("All is well")})
-    )
+    writer.set_info(generic.DictionaryObject({generic.NameObject("/Title"): generic.TextStringObject("All is well")}))
 
 
 @pytest.mark.parametrize(
