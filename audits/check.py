@@ -144,6 +144,7 @@ class _Asked:
     exact: bool  # the audit's claim: no tolerance is granted
     others: bool = False  # another class was forgotten too, which may be why these examples lie low
     idle: str | None = None  # why there is nothing to hold a model against
+    reopened: bool = False  # it was audited once: that it came back is known, and a pass would hide it
 
 
 @dataclass(frozen=True)
@@ -282,7 +283,10 @@ def check(
 def _of_ledger(one: Deletion, entry: Entry | None, classes: set[str]) -> _Asked:
     if entry is None or entry.audit is None or entry.reference is None:
         why = f"The ledger says {one.state!r}: there is no audit to hold the model against."
-        return _Asked(one.id, one.lines[-1].number, 0.05, False, idle=why)
+        reopened = any(line.state == "re-opened" for line in one.lines)
+        if reopened:
+            why = f"It was re-opened, and the ledger says {one.state!r}: add the audit of what was done about it."
+        return _Asked(one.id, one.lines[-1].number, 0.05, False, idle=why, reopened=reopened)
     return _Asked(one.id, entry.number, entry.audit.significance, entry.audit.claim == "exact", bool(classes))
 
 
@@ -537,7 +541,7 @@ def _judged(
     checked = []
     for i, (one, law, family) in enumerate(zip(asked, laws, families, strict=True)):
         if one.idle is not None:
-            checked.append(Checked(one.id, one.line, "NOT CHECKED", one.idle))
+            checked.append(Checked(one.id, one.line, "INCONCLUSIVE" if one.reopened else "NOT CHECKED", one.idle))
             continue
         if family.broken is not None:
             checked.append(Checked(one.id, one.line, "INVALID", family.broken))
@@ -666,7 +670,7 @@ def _noticed(rows: Sequence[Row]) -> str:
 
 
 def _summed_up(name: str, checked: Sequence[Checked]) -> Check:
-    """The word for the model: the worst of its deletions; open requests do not count."""
+    """The word for the model: the worst of its deletions; requests that were never audited do not count."""
     counts = {state: sum(one.state == state for one in checked) for state in WORST_FIRST}
     total = sum(counts.values()) - counts["NOT CHECKED"]
     word: Word = "PASS"

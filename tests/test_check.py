@@ -404,6 +404,20 @@ def test_open_requests_do_not_count_and_an_empty_ledger_passes(shipped: Shipped,
     assert found.deletions[0].sentence == "The ledger says 'received': there is no audit to hold the model against."
 
 
+def test_a_deletion_that_was_opened_again_is_no_pass(shipped: Shipped, tmp_path: Path) -> None:
+    path = tmp_path / "deletions.jsonl"
+    path.write_bytes(shipped.ledger.read_bytes())
+    append(path, step("DR-some", "re-opened"))
+    for done in ("re-opened", "unlearned"):
+        if done == "unlearned":
+            append(path, step("DR-some", done))
+        found = check_files(path, shipped.unlearned, data=f"npz:{shipped.folder / 'blobs.npz'}")
+        assert (found.word, of(found, "DR-class").state) == ("INCONCLUSIVE", "PASS")
+        assert of(found, "DR-some").sentence == (
+            f"It was re-opened, and the ledger says '{done}': add the audit of what was done about it."
+        )
+
+
 def test_an_entry_from_evidence_only_says_what_it_cannot_check(shipped: Shipped, tmp_path: Path) -> None:
     entry = entry_of(shipped.folder / "DR-class" / "audit.json", salt=SALT, with_data=False)
     assert entry.reference is not None
