@@ -32,8 +32,9 @@ def leave_one_out(
     and after unlearning leaves as one. targets: what each model says when it plays the target (default: what it says
     as a reference). population: the same models on points that none was trained on. originals: each model before its
     deletion. together: a group for every model; with a target its whole group leaves. Name the pairs of
-    `masks.random_halves` and the triples of `masks.tri_state`: what one model of a group was trained on the others were
-    not, so that each tells a little of what the target was trained on.
+    `masks.random_halves` and the triples of `masks.tri_state`: when a target leaves such a design alone, its own state
+    lacks one reference that the others have, and those that were dealt the rest of its data tell of it too. With few
+    models that alone moves an AUC far from one half.
     ids: names of the points, for the flags.
     Raises UsageError where no reference is left, and what `Attack.score` raises.
     """

@@ -19,7 +19,7 @@ import unlearnkit
 from unlearnkit.audits.battery import ATTACKS, BATTERY, ORACLES, PROBED, PROBES, judge
 from unlearnkit.audits.case import Case, Demand, demand, method_of, prepare
 from unlearnkit.audits.designs import Plan, coin_design
-from unlearnkit.audits.evidence import Evidence, FloatArray, Group, envelope
+from unlearnkit.audits.evidence import LEFT_OUT, Evidence, FloatArray, Group, envelope
 from unlearnkit.audits.findings import measured_epsilon
 from unlearnkit.audits.rank import oracles_needed
 from unlearnkit.audits.registration import register
@@ -458,7 +458,7 @@ def _answered(made: Mapping[str, list[Made]], looked: Looks) -> tuple[list[str],
         fault = next((one.fault for one in made[name] if one.fault is not None), None)
         if fault is not None:
             faults.setdefault(name.rpartition("/")[0], fault)
-    flags = [Flag("probe left out", f"{probe}: {fault}") for probe, fault in faults.items()]
+    flags = [Flag(LEFT_OUT, f"{probe}: {fault}") for probe, fault in faults.items()]
     return [name for name in looked.probes if name.rpartition("/")[0] not in faults], flags
 
 

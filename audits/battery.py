@@ -17,6 +17,7 @@ import numpy as np
 
 from unlearnkit import masks
 from unlearnkit.attacks import (
+    IAM,
     ClassSeparability,
     LinearProbe,
     Pruning,
@@ -25,6 +26,7 @@ from unlearnkit.attacks import (
     RetainRelearning,
     Threshold,
     TwinProbe,
+    TwoModel,
     ULiRA,
     leave_one_out,
 )
@@ -43,7 +45,16 @@ from unlearnkit.audits.designs import (
 )
 from unlearnkit.audits.epsilon import one_run_epsilon
 from unlearnkit.audits.evidence import Evidence, FloatArray, Group
-from unlearnkit.audits.findings import SPLITS, comparisons, other_classes, single_examples
+from unlearnkit.audits.findings import (
+    LEAST_MODELS,
+    SPLITS,
+    comparisons,
+    other_classes,
+    rounded,
+    single_examples,
+    spread,
+)
+from unlearnkit.audits.multiplicity import holm_families
 from unlearnkit.audits.rank import RankResult, oracle_rank, oracles_needed
 from unlearnkit.audits.roc import auc, clopper_pearson, tpr_at_fpr
 from unlearnkit.audits.verdict import overall, state_of
@@ -61,10 +72,11 @@ from unlearnkit.result import (
     Tier,
     Verdict,
 )
-from unlearnkit.types import Probe, References
+from unlearnkit.types import Attack, Known, Observation, Probe, References
 
 BATTERY = "1"
-ATTACKS = (Threshold(),)  # scores of the plain attack; RMIA is read off the margins of all models at once
+# Scores of the plain attack; the one with references is read off the margins of all models at once.
+ATTACKS = (Threshold(),)
 # Questions to the open models, for a request of each kind. They stand beside the verdict.
 _OF_BOTH = (Quantization(), Pruning(), RetainRelearning(steps=40))
 PROBES: dict[str, tuple[Probe, ...]] = {
@@ -163,23 +175,6 @@ def _examine(evidence: Evidence, target: str, plan: Plan, mdes: Sequence[float |
     return families
 
 
-def _across(families: Sequence[Sequence[float]]) -> list[list[float]]:
-    """Holm's step-down over families, each already corrected inside.
-
-    A family stops counting against the others once all of its members are rejected, and not before: while one that
-    may be true is left in it, dropping the family would let the chance of any false alarm reach 1.5 times the level.
-    """
-    order = sorted(range(len(families)), key=lambda i: max(families[i]))
-    adjusted = [[1.0] * len(family) for family in families]
-    floor = 0.0
-    for step, dropped in enumerate(order):
-        factor = len(families) - step
-        for i in order[step:]:
-            adjusted[i] = [min(best, max(floor, factor * p)) for best, p in zip(adjusted[i], families[i], strict=True)]
-        floor = max(floor, min(1.0, factor * max(families[dropped])))
-    return adjusted
-
-
 @dataclass(frozen=True)
 class _Judged:
     """A finding with its corrections and its state."""
@@ -191,8 +186,8 @@ class _Judged:
 
 
 def _states(families: list[list[_Finding]], tolerances: list[list[float]], plan: Plan) -> list[list[_Judged]]:
-    p = _across([[f.p_family for f in family] for family in families])
-    beyond = _across([[f.p_tolerance for f in family] for family in families])
+    p = holm_families([[f.p_family for f in family] for family in families])
+    beyond = holm_families([[f.p_tolerance for f in family] for family in families])
     return [
         [
             _Judged(
@@ -270,7 +265,11 @@ def judge(evidence: Evidence, plan: Plan) -> Judgement:
         accuracy=_accuracy(evidence, plan),
         verdict=verdict,
         nonstandard=nonstandard(plan),
-        comparisons=(*comparisons(evidence, plan), *_unlearned_or_not(evidence, plan)),
+        comparisons=(
+            *comparisons(evidence, plan),
+            *_beside_the_original(evidence, plan),
+            *_unlearned_or_not(evidence, plan),
+        ),
         individuals=singles,
         collateral=other_classes(evidence, plan),
     )
@@ -281,12 +280,48 @@ def _arm(evidence: Evidence) -> int:
     return min(evidence.rows(Group.HEADS).size, evidence.rows(Group.TAILS).size)
 
 
+# Attacks by who also holds the original. Retrained models differ from it most of all: only the rank says something.
+_WITH_ORIGINAL: tuple[tuple[Attack, str, str], ...] = (
+    (IAM(), "IAM attack", "how far each lies on the way from models that never saw it to the original"),
+    (TwoModel("margin"), "Deletion inference from two models", "what the original says and this model does not"),
+)
+REFERENCES = 8  # of the oracles, at most, for attacks that need some of them fixed; more add little (audits.md 2.6)
+
+
+def _beside_the_original(evidence: Evidence, plan: Plan) -> tuple[Comparison, ...]:
+    """AUC of attacks that hold the original and a few oracles as references, on the audited model and other oracles."""
+    members, others = evidence.rows(Group.REQUESTED), evidence.rows(Group.TWINS)
+    few = min(REFERENCES, evidence.oracles // 2)
+    if plan.kind == "class" or not min(few, members.size, others.size) or evidence.oracles - few < 2:
+        return ()
+    rows = np.concatenate([members, others])
+
+    def seen(margins: FloatArray) -> Observation:
+        return Observation(rows.astype(str), evidence.label[rows], margins[rows, None])
+
+    audited, *oracles = (seen(row) for row in evidence.stack(evidence.margins, "audited"))
+    known = Known(references=References.unseen(oracles[:few]), original=seen(evidence.margins["original"]))
+
+    def area(attack: Attack, target: Observation) -> float:
+        scores = attack.score(target, known).values
+        return auc(scores[: members.size], scores[members.size :])
+
+    found = []
+    for attack, name, question in _WITH_ORIGINAL:
+        areas = np.array([area(attack, one) for one in (audited, *oracles[few:])])
+        [rank] = oracle_rank(areas[:, None], tolerances=np.ones(1), confidence=plan.confidence)
+        ranked = f"{few} oracles are its references, {areas.size - 1} are ranked"
+        sentence = f"Requested against held-out examples: {question}; {ranked}."
+        found.append(Comparison(name, "AUC", float(areas[0]), spread(areas[1:]), rank.p, None, sentence))
+    return tuple(rounded(row) for row in found)
+
+
 def _unlearned_or_not(evidence: Evidence, plan: Plan) -> tuple[Comparison, ...]:
     """Tier `hours`: U-LiRA, each model in turn called unlearned or retrained by all others (Hayes et al. 2024).
 
     At half of the models on each side, so that retrained against retrained ones are a fair comparison.
     """
-    if evidence.ensemble is None:
+    if evidence.ensemble is None or min(len(evidence.ensemble), evidence.oracles) < LEAST_MODELS:
         return ()
     rows = evidence.rows(Group.REQUESTED)
     unlearned, oracles = evidence.ensemble[:, rows], evidence.margins["oracles"][:, rows]
@@ -294,11 +329,12 @@ def _unlearned_or_not(evidence: Evidence, plan: Plan) -> tuple[Comparison, ...]:
     rng = np.random.default_rng([plan.seed, 0x011A])
 
     def area(first: FloatArray, second: FloatArray) -> float:
-        state = np.repeat(np.array([masks.State.FORGOTTEN, masks.State.OUT], dtype=np.uint8), [len(first), len(second)])
-        pool = np.concatenate([first, second])[..., None]
-        scores = leave_one_out(ULiRA(), References(pool, np.repeat(state[:, None], rows.size, axis=1)))
+        state = np.repeat(np.array([masks.State.FORGOTTEN, masks.State.OUT], dtype=np.uint8), half)
+        pool = References(np.concatenate([first, second])[..., None], np.repeat(state[:, None], rows.size, axis=1))
+        # With each target one of the other kind leaves: a target that leaves its own kind smaller pulls AUCs below 0.5.
+        scores = leave_one_out(ULiRA(), pool, together=np.tile(np.arange(half), 2))
         values = np.stack([one.values for one in scores])
-        return auc(values[: len(first)].ravel(), values[len(first) :].ravel())
+        return auc(values[:half].ravel(), values[half:].ravel())
 
     found, floor = [], []
     for _ in range(SPLITS):

@@ -170,10 +170,11 @@ class AttackAdvantage(RankTest):
 
 @dataclass(frozen=True)
 class ReferenceAttack(RankTest):
-    """AUC of RMIA that tells requested examples from held-out twins in one model; the other models are its references.
+    """AUC with which BASE, the log-ratio of RMIA, tells requested examples from held-out twins in one model.
 
-    None of them saw either group. Each of the n + 1 models is held against the other n, so their values are
-    exchangeable (audits.md A5). Far stronger than one threshold: what is hard for every model no longer hides a trace.
+    The other models are its references: none of them saw either group. Each of the n + 1 models is held against the
+    other n, so their values are exchangeable (audits.md A5). Far stronger than one threshold: what is hard for every
+    model no longer hides a trace.
     """
 
     def values(self, stack: FloatArray, evidence: Evidence) -> FloatArray:
@@ -209,7 +210,7 @@ def rank_tests(evidence: Evidence, plan: Plan) -> tuple[RankTest, ...]:
         tests.append(
             MarginShift("Oracle rank, canary gap", "σ", "canaries", tolerance.margin, Group.HEADS, True, Group.TAILS)
         )
-    return (*tests, ReferenceAttack("RMIA attack, requested", *of_attacks, True), threshold)
+    return (*tests, ReferenceAttack("Reference attack, requested", *of_attacks, True), threshold)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,9 @@ from scipy.special import expit
 from unlearnkit.result import Flag, UsageError
 
 FloatArray = NDArray[np.float64]
+LEFT_OUT = "probe left out"  # name of the note about a probe that not every model answered
 _NAMED = ("margins", "scores", "correct", "logits", "answers", "readings")  # arrays by model
+_PROBED = ("original", "audited", "oracles")  # the models of which readings are compared
 
 
 def _none() -> NDArray[np.int64]:
@@ -81,6 +83,9 @@ class Evidence:
         for name, values in self.readings.items():
             if values.ndim != 1 or not np.isfinite(values).all():
                 raise UsageError(f"evidence: readings/{name} must be finite, one per model, got shape {values.shape}")
+        asked = {f"{name.rpartition('/')[0]}/{model}" for name in self.readings for model in _PROBED}
+        if absent := sorted(asked - set(self.readings)):
+            raise UsageError(f"evidence: readings/{absent[0]} is missing; a probe is put to {', '.join(_PROBED)}")
         unscored = {f"{name.partition('/')[0]}/{model}" for name in self.scores for model in self.margins}
         if absent := sorted(unscored - set(self.scores)):
             raise UsageError(f"evidence: scores/{absent[0]} is missing; every model must be attacked")

@@ -29,6 +29,7 @@ LIMIT = 3.0  # standard deviations between oracles beyond which an example is co
 NAMED = 10  # worst-off examples that are named
 SPLITS = 10  # of the oracles, for the floors of ensemble scores
 MOST_BOUNDED = 200  # examples whose own ε is bounded
+LEAST_MODELS = 6  # of a kind, for scores of many models: a half of them must still show a spread
 
 
 def comparisons(evidence: Evidence, plan: Plan) -> tuple[Comparison, ...]:
@@ -53,7 +54,7 @@ def comparisons(evidence: Evidence, plan: Plan) -> tuple[Comparison, ...]:
             name="Kernel distance (MMD) of the margins",
             unit="standard deviations of relabelings",
             value=kernel.statistic,
-            oracles=_spread(kernel.floor),
+            oracles=spread(kernel.floor),
             p=kernel.p,
             original=margins["original"].statistic,
             sentence=f"The pattern of all {rows.size:,} margins at once, each model in turn called the audited one.",
@@ -63,17 +64,17 @@ def comparisons(evidence: Evidence, plan: Plan) -> tuple[Comparison, ...]:
     about = f"over accuracy on {', '.join(shares['audited'])}"
     for name, gap in (("Tug of war (ToW)", distances.tow), ("Average gap", distances.average_gap)):
         found.append(_row(name, gap(shares["audited"]), gap(shares["original"]), about))
-    return tuple(_rounded(row) for row in (*found, *_probed(evidence, plan), *_ensemble(evidence, plan)))
+    return tuple(rounded(row) for row in (*found, *_probed(evidence, plan), *_ensemble(evidence, plan)))
 
 
-# What a probe's reading is, and what it would mean if it lay above those of retrained models.
+# What a probe of the battery reads, by its full name: title, unit, and the question that it asks.
 PROBED = {
     "Quantization": ("Rounding to 8 and 4 bits", "φ", "How far the margins rise when the weights are rounded"),
-    "Pruning": ("Pruning the smallest weights", "φ", "How far the margins rise when 10 to 50 % of the weights go"),
-    "RetainRelearning": (
+    "Pruning": ("Pruning the smallest weights", "φ", "How far the margins rise when 10 to 50\u00a0% of the weights go"),
+    "RetainRelearning(steps=40)": (
         "Relearning on retained data",
         "accuracy",
-        "Mean accuracy on the requested examples meanwhile",
+        "Mean accuracy on the requested examples while the model is trained further on retained ones",
     ),
     "RandomNeighbors": (
         "Recognized neighbors",
@@ -81,7 +82,11 @@ PROBED = {
         "Share of slightly changed requested examples still recognized",
     ),
     "TwinProbe": ("Probe of the features", "AUC", "A linear head tells requested examples from held-out twins"),
-    "LinearProbe": ("Probe of the features", "accuracy", "Accuracy on the class of a new head, taught on few images"),
+    "LinearProbe": (
+        "Probe of the features",
+        "accuracy",
+        "Accuracy on the forgotten class of a new head, taught on few images of every class",
+    ),
     "ClassSeparability": ("Separability of the class", "AUC", "A linear head tells the class from all others"),
 }
 
@@ -100,22 +105,21 @@ def _probed(evidence: Evidence, plan: Plan) -> tuple[Comparison, ...]:
     for i, (name, rank) in enumerate(zip(names, ranks, strict=True)):
         title, unit, question = PROBED.get(name, (name, "", "The reading of this probe"))
         sentence = f"{question}; {len(oracles)} retrained models were asked the same."
-        spread = _spread(oracles[:, i])
-        rows.append(Comparison(title, unit, rank.audited, spread, rank.p, rank.original, sentence))
+        rows.append(Comparison(title, unit, rank.audited, spread(oracles[:, i]), rank.p, rank.original, sentence))
     return tuple(rows)
 
 
-def _rounded(row: Comparison) -> Comparison:
+def rounded(row: Comparison) -> Comparison:
     """To nine digits: the order in which models and points are summed changes the last ones."""
 
     def digits(value: float | None) -> float | None:
         return None if value is None else float(f"{value:.9g}")
 
-    spread = row.oracles
+    beside = row.oracles
     return replace(
         row,
         value=float(f"{row.value:.9g}"),
-        oracles=replace(spread, low=digits(spread.low), value=float(f"{spread.value:.9g}"), high=digits(spread.high)),
+        oracles=replace(beside, low=digits(beside.low), value=float(f"{beside.value:.9g}"), high=digits(beside.high)),
         original=digits(row.original),
     )
 
@@ -139,21 +143,21 @@ def _row(name: str, audited: distances.Distance, original: distances.Distance, a
         name=name,
         unit=audited.unit,
         value=audited.audited,
-        oracles=_spread(audited.oracles),
+        oracles=spread(audited.oracles),
         p=audited.p,
         original=original.audited,
         sentence=f"From the oracles, {about}; retrained models lie as far from one another as the range says.",
     )
 
 
-def _spread(values: FloatArray) -> Interval:
+def spread(values: FloatArray) -> Interval:
     """Smallest, mean and largest of the oracles; the confidence is the share of oracles that a further one joins."""
     return Interval(float(values.min()), float(values.mean()), float(values.max()), 1.0 - 2.0 / (values.size + 1))
 
 
 def _ensemble(evidence: Evidence, plan: Plan) -> tuple[Comparison, ...]:
     """What needs many unlearned models: per-example laws, each score beside its oracle-against-oracle floor."""
-    if evidence.ensemble is None:
+    if evidence.ensemble is None or min(len(evidence.ensemble), evidence.oracles) < LEAST_MODELS:
         return ()
     rows = evidence.rows(Group.REQUESTED)
     unlearned, oracles = evidence.ensemble[:, rows], evidence.margins["oracles"][:, rows]
@@ -183,7 +187,7 @@ def _ensemble(evidence: Evidence, plan: Plan) -> tuple[Comparison, ...]:
             "Kernel distance (MMD) of the ensembles",
             "standard deviations of relabelings",
             kernel.statistic,
-            _spread(kernel.floor),
+            spread(kernel.floor),
             kernel.p,
             None,
             f"All {m} unlearned against all {n} retrained models.",
@@ -205,10 +209,9 @@ def _ensemble(evidence: Evidence, plan: Plan) -> tuple[Comparison, ...]:
             floor(floors.p95),
             None,
             None,
-            f"Of {len(epsilons.epsilon)} examples {epsilons.above:.1%} have a bound above 0, by chance at most "
-            f"{1 - plan.confidence:.1%}; so many models cannot show more than {epsilons.ceiling:.2g}.".replace(
-                "%", "\u00a0%"
-            ),
+            f"Of {len(epsilons.epsilon)} examples {epsilons.above:.1%} have a bound above 0; by chance alone at most "
+            f"{1 - plan.confidence:.1%} are to be expected. So many models cannot show more than "
+            f"{epsilons.ceiling:.2g}.".replace("%", "\u00a0%"),
         ),
     )
 

@@ -100,7 +100,8 @@ def noise_alignment(
     """
     if tuple(noise.shape) != tuple(clean.x.shape):
         raise UsageError(f"noise alignment: needs one noise per input, {list(clean.x.shape)}, got {list(noise.shape)}")
-    asked, y = copy.deepcopy(model).double().eval().requires_grad_(False), clean.labels()
+    # on the CPU wherever the model lives: the noise is drawn there, and not every accelerator has float64
+    asked, y = copy.deepcopy(model).cpu().double().eval().requires_grad_(False), clean.labels()
     scale = 255.0 if clean.x.dtype == torch.uint8 else 1.0
     found = []
     for rows in torch.split(torch.arange(len(clean)), batch_size):

@@ -136,7 +136,7 @@ def _with_outputs(evidence: Evidence, seed: int, law: Law, common: float) -> Evi
     probed = [name for name in ("original", "audited", "oracles") if name in evidence.margins]
     readings = {
         f"{probe}/{name}": _noise(rng, law, (min(19, evidence.oracles) if name == "oracles" else 1,))
-        for probe in ("Quantization", "RetainRelearning")
+        for probe in ("Quantization", "RetainRelearning(steps=40)")
         for name in probed
         if "oracles" in probed
     }

@@ -12,7 +12,7 @@ from typing import Any
 
 from unlearnkit.audits.battery import ATTACKS, BATTERY, ORACLES, judge
 from unlearnkit.audits.designs import Plan, Tolerances
-from unlearnkit.audits.evidence import Evidence, Group
+from unlearnkit.audits.evidence import LEFT_OUT, Evidence, Group
 from unlearnkit.audits.findings import measured_epsilon
 from unlearnkit.audits.registration import json_plain
 from unlearnkit.audits.signing import check_pdf, check_statement, is_signed
@@ -153,7 +153,7 @@ def _verdict(result: AuditResult, sidecar: bytes, path: Path) -> Check:
     pairs = _counts(result, evidence)  # first: whatever else differs follows from these
     pairs += [(name, _plain(getattr(result, name)), _plain(getattr(again, name))) for name in JUDGED]
     pairs.append(("tolerances", result.tolerances, _settings(result).get("tolerances", result.tolerances)))
-    pairs += _registered(result, plan)
+    pairs += _registered(result, plan, evidence)
     if result.privacy is not None:
         measured = measured_epsilon(evidence, plan, delta=result.privacy.delta) or (None, 0, 0)
         stated = (result.privacy.measured, result.privacy.correct, result.privacy.guesses)
@@ -197,17 +197,24 @@ def _tier(evidence: Evidence) -> Tier:
     return "minutes" if evidence.oracles else "seconds"
 
 
-def _registered(result: AuditResult, plan: Plan) -> list[tuple[str, Any, Any]]:
+def _registered(result: AuditResult, plan: Plan, evidence: Evidence) -> list[tuple[str, Any, Any]]:
     """What was written down beforehand, against what was done."""
     registration = result.registration
     if registration is None:
         return []
     document = registration.document
+    # Of the probes that were to be put to the models none may be left out in silence.
+    models = document.get("models")
+    names = models if isinstance(models, dict) else {}
+    probes = sorted({name.rpartition("/")[0] for name in names if "/" in name})
+    told = [note.sentence for note in evidence.notes if note.name == LEFT_OUT]
+    there = [p for p in probes if f"{p}/audited" in evidence.readings or any(s.startswith(f"{p}: ") for s in told)]
     return [
         ("registration.sha256", registration.sha256, content_key(document)),
         ("registration.plan", document.get("plan"), json_plain(dataclasses.asdict(plan))),
         ("registration.request", document.get("request"), json_plain(dataclasses.asdict(result.request))),
         ("registration.data", document.get("data"), result.data.fingerprint),
+        ("registration.models", probes, there),
         ("registration.canaries", document.get("canaries"), result.canaries and result.canaries.commitment),
     ]
 

@@ -55,7 +55,7 @@ _SUBJECTS = {
     "Oracle rank, mean margin": "The mean margin of the requested examples lies",
     WORST: "The distance of the worst twentieth of the requested examples from retraining lies",
     "Oracle rank, canary gap": "The margin gap between deleted and never-used canaries lies",
-    "RMIA attack, requested": "The AUC of the attack with references on the requested examples lies",
+    "Reference attack, requested": "The AUC of the attack with references on the requested examples lies",
     "Threshold attack, requested": "The AUC of a plain threshold on the requested examples lies",
     "Canary coin test": "Deleted canaries are told from never-used ones",
     "Requested against held-out": "Requested examples are told from held-out ones",

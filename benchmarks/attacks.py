@@ -491,7 +491,7 @@ def _left_behind(pool: NDArray[np.float32], beside: NDArray[np.float32], state: 
     after = beside[:, Stage.UNLEARNED]
     population = References(after, np.zeros(after.shape[:2], dtype=np.uint8))
     originals = np.ascontiguousarray(pool[:, Stage.TRAINED])
-    triple = np.arange(len(pool)) // 3  # trained on disjoint parts, so that what one learns the others lack
+    triple = np.arange(len(pool)) // 3  # alone, a target would leave its own state with a reference less
     rows: list[tuple[str, tuple[Scores, ...]]] = []
     for attack in (ULiRA(), RULI()):
         rows.append((f"{attack.name}, unlearned without", leave_one_out(attack, unlearned, together=triple)))

@@ -505,7 +505,6 @@ def table(request: Request, names: Sequence[str], seeds: int, times: int) -> str
         "gap",
         *["gap, other classes"] * class_wise,
         "gap: sd over seeds",
-        "time / retraining",
     ]
     columns += ["time / retraining", f"time / {PUBLISHED} epochs", "saw"]
     oracles = [run.yardstick.oracle(run) for run in runs]
@@ -598,7 +597,10 @@ def costs(yardstick: Yardstick, names: Sequence[str], device: str) -> str:
         "## What a method costs\n",
         f"Default settings, one run each. {len(epochs)} retrainings of {RETRAINED} epochs, before, between and after "
         f"the methods, took {min(epochs):.2f} to {max(epochs):.2f} s an epoch; {PUBLISHED} epochs would take "
-        f"{whole:,.0f} s.\n",
+        f"{whole:,.0f} s. {'Seconds pass' if device.startswith('cuda') else 'Processor time'}; on a shared machine the "
+        "shares are rough.",
+        *[f"What a method draws however many examples there are was cut to {n:,} / {CIFAR:,} of it."] * (n < CIFAR),
+        "",
         f"| method | forgets | seconds | epochs of retraining | share of {PUBLISHED} epochs |",
         "| --- | --- | --- | --- | --- |",
     ]

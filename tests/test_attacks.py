@@ -248,10 +248,17 @@ def test_numbers_that_are_none_give_a_sentence(attack: Attack):
 def test_one_to_256_references_give_finite_scores_or_a_sentence(attack: Attack, models: int):
     used = attack.states()
     count = models * len(used)
-    one = world(3, leak=10.0, models=count)
+    one = world(3, leak=10.0, models=6)
+    beside = one.known.population_references
+    assert beside is not None
+    rows = np.arange(count) % 6  # on the population a few of them, again and again
     state = np.repeat(np.array(used, dtype=np.uint8), models)[:, None] * np.ones((1, 40), dtype=np.uint8)
     mu = -2 + np.random.default_rng(3).normal(0, 0.3, (count, 40, 2))
-    known = dataclasses.replace(one.known, references=References(mu + 10.0 * (state != 0)[..., None], state))
+    known = dataclasses.replace(
+        one.known,
+        references=References(mu + 10.0 * (state != 0)[..., None], state),
+        population_references=References(beside.margins[rows], beside.state[rows]),
+    )
     if getattr(attack, "per_example", False) and models == 1:
         with pytest.raises(UsageError, match="needs two references that never saw it"):
             attack.score(one.target, known)

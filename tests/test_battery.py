@@ -16,9 +16,10 @@ from unlearnkit.audits.battery import BATTERY, ENOUGH_CANARIES, Judgement, judge
 from unlearnkit.audits.coin import coin_test
 from unlearnkit.audits.designs import Tolerances, rank_tests, smallest_leak
 from unlearnkit.audits.evidence import Evidence, Group
+from unlearnkit.audits.multiplicity import holm_families
 from unlearnkit.audits.rank import oracle_rank
 from unlearnkit.audits.simulate import with_audited
-from unlearnkit.result import Individual, Individuals, Interval, UsageError
+from unlearnkit.result import Comparison, Individual, Individuals, Interval, UsageError
 
 # What 120 requested examples, 100 + 100 canaries and 39 oracles can decide.
 WIDE = Tolerances(auc=0.15)
@@ -438,7 +439,7 @@ def test_too_few_canaries_for_the_coin_test_are_flagged() -> None:
     assert sorted(states(judged)) == [
         "Oracle rank, mean margin",
         "Oracle rank, worst examples",
-        "RMIA attack, requested",
+        "Reference attack, requested",
         "Threshold attack, requested",
     ]
     assert flags(judged) == {"few canaries"}
@@ -514,7 +515,7 @@ def test_19_oracles_cannot_decide_beside_a_clean_canary_test_and_39_can() -> Non
 )
 def test_holm_across_families_by_hand(families: list[list[float]], expected: list[list[float]]) -> None:
     for order in (1, -1):
-        found = battery._across(families[::order])[::order]
+        found = holm_families(families[::order])[::order]
         for one, two in zip(found, expected, strict=True):
             assert one == pytest.approx(two)
 
@@ -522,11 +523,11 @@ def test_holm_across_families_by_hand(families: list[list[float]], expected: lis
 def test_holm_across_families_keeps_the_level() -> None:
     """One member of a family of two is a true leak; the other member and the second family are not."""
     rng = np.random.default_rng(0)
-    runs = 20_000
+    runs = 8_000
     null = rng.uniform(size=(runs, 2))
     # members of a family are corrected inside it already, here by nothing: the worst a valid correction may do
     false = [
-        min(adjusted[0][1], adjusted[1][0]) <= 0.05 for a, b in null if (adjusted := battery._across([[1e-6, a], [b]]))
+        min(adjusted[0][1], adjusted[1][0]) <= 0.05 for a, b in null if (adjusted := holm_families([[1e-6, a], [b]]))
     ]
     assert within_binomial(sum(false), runs, 0.05), np.mean(false)
 
@@ -585,7 +586,42 @@ def test_a_coin_test_too_small_for_its_power_claims_no_mde() -> None:
     )
 
 
+def test_attacks_that_hold_the_original_are_ranked_among_retrained_models() -> None:
+    def rows(**settings: Any) -> dict[str, Comparison]:
+        return {row.name: row for row in judge(small(3, **settings), plan()).comparisons}
+
+    names = ("IAM attack", "Deletion inference from two models")
+    fair, leaking = rows(), rows(leak=2.0)
+    for name in names:
+        assert fair[name].p is not None
+        assert fair[name].p > 0.1
+        assert leaking[name].p == pytest.approx(1 / 32)  # 39 oracles, eight of them references
+    # The better the deletion, the more two versions tell of it: that is why only the rank counts.
+    assert fair[names[1]].value > 0.8 > leaking[names[1]].value
+    assert "8 oracles are its references, 31 are ranked." in fair[names[0]].sentence
+    # Of two oracles one would be the reference: the other alone ranks nothing, and must not end the audit.
+    assert not set(names) & set(rows(oracles=2))
+    assert set(names) <= set(rows(oracles=3))
+    assert not set(names) & {row.name for row in judge(class_evidence(0), plan(kind="class")).comparisons}
+
+
 # -- determinism ---------------------------------------------------------------------------------------------------
+
+
+def test_few_retrained_models_are_not_told_from_retrained_ones_and_leaking_ones_are() -> None:
+    """Were a target to leave alone, its own kind would be one smaller: an AUC of 0.44 with three on each side."""
+    floors, found = [], []
+    for seed in range(12):
+        made = small(seed, oracles=6, unlearned=6)
+        [fair] = battery._unlearned_or_not(made, plan())
+        assert made.ensemble is not None
+        kept = dataclasses.replace(made, ensemble=made.ensemble + 2.0 * (made.group == Group.REQUESTED))
+        [leaking] = battery._unlearned_or_not(kept, plan())
+        assert leaking.oracles == fair.oracles
+        floors.append(fair.oracles.value)
+        found.append(leaking.value)
+    assert abs(np.mean(floors) - 0.5) < 0.025, floors
+    assert min(found) > 0.7
 
 
 def test_the_same_arrays_give_the_same_judgement() -> None:
@@ -594,7 +630,7 @@ def test_the_same_arrays_give_the_same_judgement() -> None:
     made = small(9, **settings)
     judged = judge(made, fixed)
     assert None not in (judged.individuals, judged.collateral)
-    assert len(judged.comparisons) == 8
+    assert len(judged.comparisons) == 5 + 2 + 5 + 2 + 1  # distances, probes, many models, two versions, U-LiRA
     assert judge(small(9, **settings), fixed) == judged
     assert judge(Evidence.from_bytes(made.to_bytes()), fixed) == judged
     assert BATTERY == "1"

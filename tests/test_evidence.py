@@ -66,6 +66,10 @@ def test_round_trip_of_what_findings_read() -> None:
             "evidence: answers/oracles must be finite with",
         ),
         (
+            {"readings": {"Pruning/audited": np.zeros(1), "Pruning/original": np.zeros(1)}},
+            "evidence: readings/Pruning/oracles is missing; a probe is put to original, audited, oracles",
+        ),
+        (
             {"logits": {"audited": np.full((7, 10), np.nan, dtype=np.float32)}},
             "evidence: logits/audited must be finite",
         ),

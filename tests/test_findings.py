@@ -11,9 +11,11 @@ from audit_samples import evidence, plan, within_binomial
 from scipy.spatial.distance import jensenshannon
 from scipy.special import softmax
 
+from unlearnkit.audits import battery
+from unlearnkit.audits.battery import judge
 from unlearnkit.audits.epsilon import one_run_epsilon
 from unlearnkit.audits.evidence import Evidence, FloatArray, Group
-from unlearnkit.audits.findings import comparisons, measured_epsilon, other_classes, single_examples
+from unlearnkit.audits.findings import PROBED, comparisons, measured_epsilon, other_classes, single_examples
 from unlearnkit.audits.simulate import Law, with_audited
 from unlearnkit.result import Comparison
 
@@ -105,7 +107,25 @@ def test_probes_are_ranked_among_the_retrained_models_that_were_asked() -> None:
     assert (row.oracles.low, row.oracles.high) == (pytest.approx(oracles.min()), pytest.approx(oracles.max()))
     assert row.original == pytest.approx(readings["Quantization/original"][0])
     assert row.sentence.endswith("when the weights are rounded; 19 retrained models were asked the same.")
+    assert rows[PROBES[1]].sentence.startswith("Mean accuracy on the requested examples while the model is trained")
     assert rows["Mine(k=2)"].p == 1.0  # right in the middle; a probe without a title stands under its name
+
+
+@pytest.mark.parametrize("kind", ["examples", "class"])
+def test_every_probe_of_the_battery_has_a_title_and_a_question_of_its_own(kind: str) -> None:
+    names = [probe.name for probe in battery.PROBES[kind]]
+    assert [name for name in names if name not in PROBED] == []
+    assert len({PROBED[name] for name in names}) == len(names)
+
+
+@pytest.mark.parametrize(("oracles", "unlearned", "rows"), [(5, 8, 0), (8, 5, 0), (6, 6, 6)])
+def test_ensembles_that_are_too_small_are_left_out_and_stop_no_audit(oracles: int, unlearned: int, rows: int) -> None:
+    made = seen(2, oracles=oracles, unlearned=unlearned, requested=12, twins=12)
+    made = dataclasses.replace(made, readings={})
+    found = judge(made, plan(tier="hours", oracles=64))
+    ensembles = ("KLoM", "NeurIPS", "Kernel distance (MMD) of the e", "Examples told", "ε of", "U-LiRA")
+    assert sum(row.name.startswith(ensembles) for row in found.comparisons) == rows
+    assert found.verdict.word == "INVALID"
 
 
 def test_a_retrained_model_is_far_out_no_more_often_than_stated() -> None:

@@ -19,7 +19,8 @@ from unlearnkit.attacks import (
     ULiRA,
     leave_one_out,
 )
-from unlearnkit.masks import random_halves
+from unlearnkit.audits.roc import auc
+from unlearnkit.masks import random_halves, tri_state
 from unlearnkit.result import UsageError
 from unlearnkit.types import Attack, Known, Observation, References, Scores
 
@@ -124,6 +125,27 @@ def test_complements_of_one_seed_leave_together():
     same(leave_one_out(LiRA(), references, together=pairs), refitted(LiRA(), references, pairs))
     apart = leave_one_out(LiRA(), references)
     assert not np.allclose(apart[0].values, leave_one_out(LiRA(), references, together=pairs)[0].values)
+
+
+@pytest.mark.parametrize("shared", [0.0, 3.0, -1.0])
+def test_a_whole_triple_leaves_both_states_as_many_references(shared: float):
+    """Nothing is left of any point. Whatever the models of a triple share, the states of a target cannot be told; when
+    the target leaves alone, its own state lacks a reference, and those of its triple give it away."""
+    rng = np.random.default_rng(0)
+    state = tri_state(3000, np.arange(3000), 9, seed=0)
+    noise = rng.normal(0, 1, (3, 3, 3000))
+    noise += shared * noise.mean(axis=1, keepdims=True)
+    references = References(rng.normal(0, 2, (3000, 1)) + noise.reshape(9, 3000, 1), state)
+
+    def told(together: NDArray[np.int64] | None) -> float:
+        scores = leave_one_out(ULiRA(), references, together=together)
+        return float(
+            np.mean([auc(one.values[own == 2], one.values[own == 0]) for one, own in zip(scores, state, strict=True)])
+        )
+
+    assert abs(told(np.arange(9) // 3) - 0.5) < 0.01
+    if shared >= 0:
+        assert told(None) < 0.49
 
 
 def test_population_and_originals_are_the_targets_own():

@@ -221,6 +221,11 @@ def test_who_signed_stands_there_and_whether_that_is_believed(tmp_path: Path) ->
         verify_file(path, trust=tmp_path / "none.pem")
 
 
+def test_a_name_in_a_certificate_is_text() -> None:
+    pdf = signing.sign_pdf(typeset(), identity(name="Ada\x1b[2J\nok  signature: trusted"))
+    assert "signed by Ada\\x1b[2J\\nok  signature: trusted (Example Health AG) on" in check(pdf).sentence
+
+
 def test_the_certificate_must_have_been_valid_when_it_signed() -> None:
     late = signing.sign_pdf(typeset(), identity(ends=NOW - DAY))
     assert check(late) == signing.Signed(False, check(late).sentence)

@@ -15,14 +15,17 @@ import numpy as np
 import pytest
 from audit_samples import class_evidence, evidence, plan, result_of
 from safetensors.numpy import load, save
+from sample_result import sample
 
 from unlearnkit.audits import controls
 from unlearnkit.audits.audit import save_audit
 from unlearnkit.audits.battery import BATTERY
 from unlearnkit.audits.designs import Tolerances
+from unlearnkit.audits.registration import register
 from unlearnkit.audits.verify import verify_file
 from unlearnkit.reports.pdf import render
-from unlearnkit.result import AuditResult, UsageError
+from unlearnkit.result import AuditResult, Flag, UsageError
+from unlearnkit.store import Store
 
 Body = dict[str, Any]
 
@@ -83,6 +86,17 @@ def test_fresh_results_verify(tmp_path: Path, kind: str) -> None:
     assert checked.passed
     assert checked.result == written(kind)[0]
     assert [check.name for check in checked.checks] == ["evidence", "verdict"]
+
+
+@pytest.mark.parametrize("value", [3, None, [4], "a/b"])
+def test_a_registration_of_another_form_is_refused_in_words(tmp_path: Path, value: Any) -> None:
+    path = saved(tmp_path, "examples")
+
+    def change(body: Body) -> None:
+        body["registration"] = {"sha256": "a" * 64, "document": {"models": value, "plan": value}}
+
+    forge(path, change)
+    assert not verify_file(path).passed
 
 
 @pytest.mark.parametrize("value", [3, None, [], {"oracles": "many"}, {"tolerances": "none"}])
@@ -255,6 +269,29 @@ def test_evidence_that_is_none(tmp_path: Path, damage: Callable[[Any], Any]) -> 
     forge(path, lambda body: body["evidence"].update(sha256=hashlib.sha256(data).hexdigest()))
     with pytest.raises(UsageError):
         verify_file(path)
+
+
+@pytest.mark.parametrize(
+    ("asked", "noted", "passed"), [("Quantization", "", True), ("Pruning", "", False), ("Pruning", "Pruning", True)]
+)
+def test_no_registered_probe_is_left_out_in_silence(tmp_path: Path, asked: str, noted: str, passed: bool) -> None:
+    made = evidence(1, oracles=5, requested=20, twins=20, canaries=0, outputs=True)
+    if noted:
+        made = dataclasses.replace(made, notes=(Flag("probe left out", f"{noted}: failed"),))
+    fixed = plan(oracles=5, classes=sample("fail").result.data.classes)
+    result, sidecar = result_of(made, fixed)
+    registration = register(
+        Store(tmp_path / "store"),
+        fixed,
+        request=result.request,
+        data=result.data,
+        canaries=None,
+        models={"audited": ["a" * 64], f"{asked}/audited": ["b" * 64]},
+    )
+    checked = verify_file(save_audit(tmp_path, dataclasses.replace(result, registration=registration), sidecar))
+    assert checked.passed is passed
+    if not passed:
+        assert checked.checks[1].sentence.startswith("registration.models is ['Pruning'] in the file, the evidence ")
 
 
 def test_missing_files(tmp_path: Path) -> None:

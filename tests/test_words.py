@@ -21,7 +21,7 @@ KINDS = {
     "Oracle rank, mean margin": ("rank", "σ", "requested"),
     "Oracle rank, worst examples": ("rank", "σ", "requested"),
     "Oracle rank, canary gap": ("rank", "σ", "canaries"),
-    "RMIA attack, requested": ("rank", "AUC difference", "requested"),
+    "Reference attack, requested": ("rank", "AUC difference", "requested"),
     "Threshold attack, requested": ("rank", "AUC difference", "requested"),
     "Canary coin test": ("coin", "AUC − 0.5", "canaries"),
     "Requested against held-out": ("coin", "AUC − 0.5", "requested"),
