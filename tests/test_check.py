@@ -335,9 +335,10 @@ def test_canaries_whose_inputs_were_changed_are_asked_with_those_inputs() -> Non
 def test_a_manifest_of_another_model_or_a_changed_one_is_refused(shipped: Shipped, tmp_path: Path) -> None:
     body = json.loads((shipped.folder / "canaries.json").read_text())
     body["heads"][0] = not body["heads"][0]
-    (tmp_path / "changed.json").write_text(json.dumps(body))
-    with pytest.raises(UsageError, match="the manifest does not open its commitment"):
-        check_files(shipped.ledger, shipped.unlearned, canaries=[tmp_path / "changed.json"])
+    for commitment in (body["commitment"], 5, None):
+        (tmp_path / "changed.json").write_text(json.dumps({**body, "commitment": commitment}))
+        with pytest.raises(UsageError, match="the manifest does not open its commitment"):
+            check_files(shipped.ledger, shipped.unlearned, canaries=[tmp_path / "changed.json"])
     Manifest("mislabeled", ("a", "b"), (0, 1), (True, False), "00").save(tmp_path / "other.json")
     with pytest.raises(
         UsageError, match=r"a manifest with commitment \w{12}… was given, but no deletion of the ledger"
