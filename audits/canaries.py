@@ -88,7 +88,7 @@ class Manifest:
     def load(cls, path: Path) -> Manifest:
         """Read a manifest and hold it against its commitment."""
         try:
-            body: dict[str, Any] = json.loads(path.read_text())
+            body: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             commitment = body.pop("commitment")
             manifest: Manifest = TypeAdapter(cls).validate_json(json.dumps(body), strict=True)
         except FileNotFoundError as error:
@@ -101,7 +101,7 @@ class Manifest:
             raise UsageError(f"{path}: not a canary manifest: each canary needs one id of its own, a label and a coin")
         if commitment != manifest.commitment:
             raise UsageError(
-                f"{path}: the manifest does not open its commitment {commitment[:12]}…; coins, ids or labels were "
+                f"{path}: the manifest does not open its commitment {str(commitment)[:12]}…; coins, ids or labels were "
                 "changed after it was sealed"
             )
         return manifest

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from torch import nn
 
-from unlearnkit.audits.canaries import Manifest
+from unlearnkit.audits.canaries import Manifest, plant
 from unlearnkit.audits.coin import coin_test
 from unlearnkit.audits.designs import MIN_CANARIES, Tolerances
 from unlearnkit.audits.ledger import (
@@ -45,7 +45,7 @@ from unlearnkit.audits.ledger import (
     shown,
 )
 from unlearnkit.audits.multiplicity import holm_families
-from unlearnkit.audits.rank import mde_factor, oracle_rank, oracles_needed
+from unlearnkit.audits.rank import allowed_rank, margin_z, oracle_rank, oracles_needed
 from unlearnkit.audits.treatments import (
     RELEARNED,
     SHIPPED,
@@ -144,6 +144,7 @@ class _Asked:
     exact: bool  # the audit's claim: no tolerance is granted
     others: bool = False  # another class was forgotten too, which may be why these examples lie low
     idle: str | None = None  # why there is nothing to hold a model against
+    reopened: bool = False  # it was audited once: that it came back is known, and a pass would hide it
 
 
 @dataclass(frozen=True)
@@ -282,7 +283,10 @@ def check(
 def _of_ledger(one: Deletion, entry: Entry | None, classes: set[str]) -> _Asked:
     if entry is None or entry.audit is None or entry.reference is None:
         why = f"The ledger says {one.state!r}: there is no audit to hold the model against."
-        return _Asked(one.id, one.lines[-1].number, 0.05, False, idle=why)
+        reopened = any(line.state == "re-opened" for line in one.lines)
+        if reopened:
+            why = f"It was re-opened, and the ledger says {one.state!r}: add the audit of what was done about it."
+        return _Asked(one.id, one.lines[-1].number, 0.05, False, idle=why, reopened=reopened)
     return _Asked(one.id, entry.number, entry.audit.significance, entry.audit.claim == "exact", bool(classes))
 
 
@@ -433,8 +437,14 @@ def _canaries(
     lacking = sum(known not in rows for known in ids)
     if lacking:
         return replace(no, sentence=f"Not checked, canaries: {lacking} of {len(ids)} are not in the data."), None
-    planted = part.take(np.array([rows[known] for known in ids]))
-    planted = Examples(planted.x, torch.from_numpy(labels[own]), planted.ids)
+    if manifest.treatment is None:
+        planted = part.take(np.array([rows[known] for known in ids]))
+        planted = Examples(planted.x, torch.from_numpy(labels[own]), planted.ids)
+    elif manifest.treatment.given or not rows.keys() >= set(manifest.ids):
+        lost = "their inputs came from another set" if manifest.treatment.given else "some are not in the data"
+        return replace(no, sentence=f"Not checked, canaries: of kind {shown(manifest.kind)}, and {lost}."), None
+    else:
+        planted = plant(part, manifest).train.take(np.array([rows[known] for known in ids]))
     tolerance = entry.reference.tolerances.get("auc", Tolerances().auc)
     coin = coin_test(
         margins_of(model, planted),
@@ -491,16 +501,22 @@ class _Law:
         """What decides, corrected within the family."""
         return _ranked(numbers, self.exact)[1] if self.ranks else _student(numbers, self.exact)
 
-    def mde(self, one: _Number, of: int) -> float | None:
+    def mde(self, one: _Number, numbers: Sequence[_Number]) -> float | None:
         """Smallest distance from the oracles' mean that is noticed four times in five."""
         n = one.oracles.size
         level = self.significance / self.families
-        if self.ranks:
-            factor = mde_factor(n, significance=level)
+        noise = math.sqrt(1 + 1 / n)
+        if not self.ranks:
+            threshold = float(stats.t.isf(level / len(numbers) / 2, n - 1)) * noise
+        elif k := allowed_rank(n, level):
+            # What maxT asks of each number of a family whose other numbers are quiet: the k-th most deviating oracle.
+            quiet = np.array([[float(other.oracles.mean()), *other.oracles] for other in numbers]).T
+            threshold = float(np.sort(np.abs(margin_z(quiet))[1:].max(axis=1))[n - k])
         else:
-            factor = (float(stats.t.isf(level / of / 2, n - 1)) + float(stats.norm.ppf(0.8))) * math.sqrt(1 + 1 / n)
+            return None
         spread = max(float(one.oracles.std(ddof=1)), one.resolution)
-        return None if factor is None else float((0.0 if self.exact else one.tolerance) + factor * spread)
+        factor = threshold + float(stats.norm.ppf(0.8)) * noise
+        return float((0.0 if self.exact else one.tolerance) + factor * spread)
 
 
 def _law(family: _Family, asked: _Asked, families: int) -> _Law:
@@ -525,7 +541,7 @@ def _judged(
     checked = []
     for i, (one, law, family) in enumerate(zip(asked, laws, families, strict=True)):
         if one.idle is not None:
-            checked.append(Checked(one.id, one.line, "NOT CHECKED", one.idle))
+            checked.append(Checked(one.id, one.line, "INCONCLUSIVE" if one.reopened else "NOT CHECKED", one.idle))
             continue
         if family.broken is not None:
             checked.append(Checked(one.id, one.line, "INVALID", family.broken))
@@ -534,7 +550,7 @@ def _judged(
         if family.numbers:
             raw = _ranked(family.numbers, law.exact)[0]
             rows += [
-                _row(one, number, law, len(family.numbers), *ps)
+                _row(one, number, law, family.numbers, *ps)
                 for number, *ps in zip(family.numbers, raw, inside[i], corrected[i], strict=True)
             ]
         coin = coins[i][0]
@@ -546,7 +562,9 @@ def _judged(
     return _summed_up(name, checked)
 
 
-def _row(asked: _Asked, one: _Number, law: _Law, of: int, p: float, inside: float, across: float) -> Row:
+def _row(
+    asked: _Asked, one: _Number, law: _Law, numbers: Sequence[_Number], p: float, inside: float, across: float
+) -> Row:
     oracles = one.oracles
     mean = float(oracles.mean())
     state: State = "PASS"
@@ -583,7 +601,7 @@ def _row(asked: _Asked, one: _Number, law: _Law, of: int, p: float, inside: floa
         tolerance=one.tolerance,
         p=p,
         p_adjusted=across,
-        mde=law.mde(one, of),
+        mde=law.mde(one, numbers),
         decided_by=law.name,
     )
 
@@ -608,16 +626,21 @@ def _beyond(row: Row) -> float:
 
 
 def _blind(family: _Family, law: _Law) -> bool:
-    """Whether the model before the deletion would have passed too, as far as its numbers are known."""
-    before = [
-        replace(one, value=one.reading.original[one.statistic])
-        for one in family.numbers
-        if one.reading.original is not None
-    ]
-    if not before:
+    """Whether the model before the deletion would have passed too, as far as its numbers are known.
+
+    The others count as well: what has to be beaten is the most deviating oracle in all numbers of the family.
+    """
+    known = [one.reading.original is not None for one in family.numbers]
+    before = [replace(one, value=_before(one)) for one in family.numbers]
+    if not any(known):
         return False
-    factor = len(family.numbers) / len(before) if not law.ranks else 1.0
-    return all(p * factor * law.families > law.significance for p in law.p(before))
+    decides = zip(law.p(before), known, strict=True)
+    return all(p * law.families > law.significance for p, there in decides if there)
+
+
+def _before(one: _Number) -> float:
+    original = one.reading.original
+    return float(one.oracles.mean()) if original is None else original[one.statistic]
 
 
 def _deletion(name: str, line: int, rows: Sequence[Row], *, blind: bool) -> Checked:
@@ -647,7 +670,7 @@ def _noticed(rows: Sequence[Row]) -> str:
 
 
 def _summed_up(name: str, checked: Sequence[Checked]) -> Check:
-    """The word for the model: the worst of its deletions; open requests do not count."""
+    """The word for the model: the worst of its deletions; requests that were never audited do not count."""
     counts = {state: sum(one.state == state for one in checked) for state in WORST_FIRST}
     total = sum(counts.values()) - counts["NOT CHECKED"]
     word: Word = "PASS"

@@ -8,7 +8,6 @@ import errno
 import os
 import shlex
 import sys
-import time
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,25 +15,25 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.filesize import decimal
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 import unlearnkit
+from unlearnkit.audits.cli_ledger import check, ledger_app
+from unlearnkit.audits.cli_store import store_app
+from unlearnkit.audits.terminal import VERDICT_STYLE, console, errors, example
 from unlearnkit.result import EXIT_CODES, AuditResult, UsageError
 
 if TYPE_CHECKING:
     from unlearnkit.audits.case import Case
     from unlearnkit.audits.certificate import Instruments
-    from unlearnkit.audits.ledger import Entry, What
     from unlearnkit.audits.spec import Spec
     from unlearnkit.fleet import Progress as FleetProgress
     from unlearnkit.fleet import Watch
     from unlearnkit.hardest import WorstCase
     from unlearnkit.reports.letterhead import Letterhead
-    from unlearnkit.store import Fault, Store
+    from unlearnkit.store import Store
 
 app = typer.Typer(
     help="Did this model forget what it was asked to forget? Carry out a deletion, audit it, write the report.",
@@ -44,8 +43,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-console = Console()
-errors = Console(stderr=True)
+app.add_typer(store_app, name="store", epilog=example("unlearnkit store ls unlearnkit-out/store"))
+app.add_typer(ledger_app, name="ledger", epilog=example("unlearnkit ledger list deletions.jsonl"))
 
 SpecArgument = Annotated[Path, typer.Argument(help="The TOML spec.", metavar="SPEC.toml", show_default=False)]
 OutOption = Annotated[Path, typer.Option("--out", help="Folder for everything that is written.")]
@@ -68,19 +67,8 @@ DeviceOption = Annotated[
     str | None, typer.Option(help="cpu, cuda or cuda:N; overrides the spec's audit.device.", show_default=False)
 ]
 
-VERDICT_STYLE = {
-    "PASS": "bold green",
-    "CONSISTENT": "bold blue",
-    "FAIL": "bold red",
-    "INCONCLUSIVE": "bold yellow",
-    "INVALID": "bold magenta",
-}
 BUG = 70  # neither a verdict nor wrong use: a fault of this program
 INTERRUPTED = 130  # what shells give a command that Ctrl-C ended
-
-
-def _example(command: str) -> str:
-    return f"Example: [bold]{command}[/bold]"
 
 
 def _version(wanted: bool) -> bool:
@@ -160,7 +148,7 @@ def _spec(path: Path, tier: str | None, device: str | None) -> Spec:
     return parse_overrides(read_spec(path), tier=tier, device=device)
 
 
-@app.command(epilog=_example("unlearnkit train spec.toml --out model"))
+@app.command(epilog=example("unlearnkit train spec.toml --out model"))
 def train(
     spec_path: SpecArgument,
     out: OutOption = Path("unlearnkit-out"),
@@ -192,7 +180,7 @@ def train(
     console.print(f"model: {out}/model.safetensors", markup=False, highlight=False)
 
 
-@app.command(epilog=_example("unlearnkit unlearn spec.toml --out unlearned"))
+@app.command(epilog=example("unlearnkit unlearn spec.toml --out unlearned"))
 def unlearn(
     spec_path: SpecArgument,
     out: OutOption = Path("unlearnkit-out"),
@@ -245,7 +233,7 @@ def unlearn(
             )
 
 
-@app.command(epilog=_example("unlearnkit audit spec.toml --out audit --tier minutes"))
+@app.command(epilog=example("unlearnkit audit spec.toml --out audit --tier minutes"))
 def audit(
     spec_path: SpecArgument,
     out: OutOption = Path("unlearnkit-out"),
@@ -271,7 +259,7 @@ def audit(
     raise typer.Exit(EXIT_CODES[result.verdict.word])
 
 
-@app.command("worst-case", epilog=_example("unlearnkit worst-case spec.toml --out worst-case"))
+@app.command("worst-case", epilog=example("unlearnkit worst-case spec.toml --out worst-case"))
 def worst_case(
     spec_path: SpecArgument,
     out: OutOption = Path("unlearnkit-out"),
@@ -427,7 +415,7 @@ def _check_writable(out: Path) -> None:
     probe.unlink()
 
 
-@app.command(epilog=_example("unlearnkit report audit.json -o report.pdf"))
+@app.command(epilog=example("unlearnkit report audit.json -o report.pdf"))
 def report(
     result: Annotated[Path, typer.Argument(help="The result file.", metavar="AUDIT.json", show_default=False)],
     output: Annotated[
@@ -446,7 +434,7 @@ def report(
     console.print(f"report: {output}", markup=False, highlight=False, soft_wrap=True)
 
 
-@app.command(epilog=_example("unlearnkit verify report.pdf"))
+@app.command(epilog=example("unlearnkit verify report.pdf"))
 def verify(
     file: Annotated[Path, typer.Argument(help="A report or a result file.", show_default=False)],
     trust: Annotated[
@@ -458,12 +446,13 @@ def verify(
     ] = None,
 ) -> None:
     """Compute the verdict again from the evidence, check hashes and signatures. Exit code 1: the file is refused."""
+    from unlearnkit.audits.ledger import shown
     from unlearnkit.audits.verify import verify_file
 
     checked = verify_file(file, trust=trust, statement=statement)
-    for check in checked.checks:
+    for one in checked.checks:
         console.print(
-            f"{'[green]ok[/]' if check.passed else '[red]NO[/]'}  {check.name}: {escape(check.sentence)}",
+            f"{'[green]ok[/]' if one.passed else '[red]NO[/]'}  {one.name}: {escape(shown(one.sentence))}",
             soft_wrap=True,
         )
     word = checked.result.verdict.word
@@ -479,7 +468,7 @@ def verify(
     )
 
 
-@app.command(epilog=_example("unlearnkit sign report.pdf --key key.pem --certificate certificate.pem --statement"))
+@app.command(epilog=example("unlearnkit sign report.pdf --key key.pem --certificate certificate.pem --statement"))
 def sign(
     file: Annotated[Path, typer.Argument(help="The report (PDF).", metavar="REPORT.pdf", show_default=False)],
     key: Annotated[Path, typer.Option(help="The private key (PEM).", show_default=False)],
@@ -531,7 +520,7 @@ def sign(
         console.print(f"statement: {beside}", markup=False, highlight=False, soft_wrap=True)
 
 
-@app.command(epilog=_example("unlearnkit selftest"))
+@app.command(epilog=example("unlearnkit selftest"))
 def selftest(
     long: Annotated[bool, typer.Option("--long", help="Five times as many simulated audits.")] = False,
     seed: Annotated[int, typer.Option(help="Another one: other models, other simulated audits.", min=0)] = 0,
@@ -556,7 +545,7 @@ def selftest(
     raise typer.Exit(1 if wrong else 0)
 
 
-@app.command(epilog=_example("unlearnkit methods"))
+@app.command(epilog=example("unlearnkit methods"))
 def methods() -> None:
     """What methods there are, what each must see, and its hyperparameters."""
     from unlearnkit.methods import METHODS
@@ -565,7 +554,7 @@ def methods() -> None:
     console.print(_table(("method", "what it does", "must see"), rows))
 
 
-@app.command(epilog=_example("unlearnkit attacks"))
+@app.command(epilog=example("unlearnkit attacks"))
 def attacks() -> None:
     """What attacks and probes there are, and what an attacker must hold, or ask, for each."""
     from unlearnkit.attacks import ATTACKS, LABEL_ONLY, PROBES
@@ -642,345 +631,10 @@ def _needs(names: tuple[str, ...]) -> str:
     return ", ".join(words)
 
 
-store_app = typer.Typer(help="What a store keeps: list it, clean it up, check every byte.", no_args_is_help=True)
-app.add_typer(store_app, name="store", epilog=_example("unlearnkit store ls unlearnkit-out/store"))
-
-StoreArgument = Annotated[str, typer.Argument(help="A folder, or a URL (s3://…).", metavar="STORE", show_default=False)]
+app.command(epilog=example("unlearnkit check deletions.jsonl --model model.safetensors"))(check)
 
 
-@store_app.command("ls", epilog=_example("unlearnkit store ls unlearnkit-out/store"))
-def store_ls(store: StoreArgument) -> None:
-    """What is kept, the largest first: where a bucket does not tell when it was read, last used means made."""
-    from unlearnkit.store import Store
-
-    entries = Store(store).entries()
-    table = Table()
-    for column in ("key", "kind"):
-        table.add_column(column, no_wrap=True)
-    table.add_column("name", overflow="fold")
-    for column in ("size", "made in", "last used"):
-        table.add_column(column, justify="right", no_wrap=True)
-    now = time.time()
-    for entry in entries:
-        made = "?" if entry.seconds is None else f"{entry.seconds:,.1f} s"
-        age = _age(now - entry.used)
-        table.add_row(entry.key[:12], escape(entry.kind), escape(entry.name), decimal(entry.bytes), made, age)
-    if entries:
-        console.print(table)
-    console.print(_results(len(entries), sum(entry.bytes for entry in entries)), highlight=False)
-
-
-def _age(seconds: float) -> str:
-    """`3 days ago`, in the largest unit that leaves a whole number."""
-    for unit, length in (("day", 86_400), ("hour", 3_600), ("minute", 60)):
-        if seconds >= length:
-            number = int(seconds // length)
-            return f"{number} {unit}{'s' if number > 1 else ''} ago"
-    return "just now"
-
-
-def _results(count: int, size: int) -> str:
-    return f"{count:,} result{'' if count == 1 else 's'}, {decimal(size)}"
-
-
-def _show_faults(faults: Sequence[Fault]) -> None:
-    for fault in faults:
-        console.print(f"{fault.path}: {fault.reason}", markup=False, highlight=False, soft_wrap=True)
-
-
-@store_app.command("gc", epilog=_example("unlearnkit store gc unlearnkit-out/store --unused-for 30 --dry-run"))
-def store_gc(
-    store: StoreArgument,
-    unused_for: Annotated[
-        float | None,
-        typer.Option(help="Also results that nobody has read for so many days.", min=0, show_default=False),
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be deleted.")] = False,
-) -> None:
-    """Delete what is damaged or left over from interrupted writes and, on request, what nobody uses."""
-    from unlearnkit.store import Store
-
-    gone = Store(store).collect(unused_for=unused_for, dry_run=dry_run)
-    _show_faults(gone)
-    done = "would be deleted" if dry_run else "deleted"
-    files = f"{len(gone):,} file{'' if len(gone) == 1 else 's'}"
-    console.print(f"{done}: {files}, {decimal(sum(fault.bytes for fault in gone))}", highlight=False)
-
-
-@store_app.command("verify", epilog=_example("unlearnkit store verify unlearnkit-out/store"))
-def store_verify(store: StoreArgument) -> None:
-    """Hold every result against its hash and its key. Exit code 1 when something is damaged."""
-    from unlearnkit.store import Store
-
-    kept = Store(store)
-    faults = kept.faults()
-    _show_faults(faults)
-    if faults:
-        files = "1 file is" if len(faults) == 1 else f"{len(faults):,} files are"
-        advice = shlex.join(["unlearnkit", "store", "gc", store])
-        console.print(
-            f"[bold red]DAMAGED[/]  {files} no part of a whole result; delete with: {escape(advice)}, and run again",
-            highlight=False,
-            soft_wrap=True,
-        )
-        raise typer.Exit(1)
-    entries = kept.entries()
-    total = _results(len(entries), sum(entry.bytes for entry in entries))
-    console.print(f"[bold green]WHOLE[/]  {total}", highlight=False)
-
-
-ledger_app = typer.Typer(help="The deletion ledger: add a line, list, show, verify the chain.", no_args_is_help=True)
-app.add_typer(ledger_app, name="ledger", epilog=_example("unlearnkit ledger list deletions.jsonl"))
-
-LedgerArgument = Annotated[Path, typer.Argument(help="The ledger.", metavar="LEDGER", show_default=False)]
-STATE_STYLE = {**VERDICT_STYLE, "NOT CHECKED": "dim"}
-
-
-@ledger_app.command("add", epilog=_example("unlearnkit ledger add deletions.jsonl audits/DR-2026-017/audit.json"))
-def ledger_add(
-    ledger: LedgerArgument,
-    audit_path: Annotated[
-        Path | None, typer.Argument(help="The result of an audit.", metavar="[AUDIT.json]", show_default=False)
-    ] = None,
-    state: Annotated[
-        str | None,
-        typer.Option(help="received, unlearned, released or re-opened; an audit gives audited.", show_default=False),
-    ] = None,
-    deletion: Annotated[str | None, typer.Option("--id", help="The deletion's id.", show_default=False)] = None,
-    forget_class: Annotated[
-        int | None, typer.Option(help="The class of a request that came in.", min=0, show_default=False)
-    ] = None,
-    forget_ids: Annotated[
-        Path | None, typer.Option(help="Or its examples, one id a line; only hashes are kept.", show_default=False)
-    ] = None,
-    model: Annotated[
-        Path | None, typer.Option(help="The weights that were unlearned or released.", show_default=False)
-    ] = None,
-    day: Annotated[str | None, typer.Option("--date", help="2026-11-21; default: today.", show_default=False)] = None,
-    note: Annotated[str, typer.Option(help="A remark.", show_default=False)] = "",
-    store: Annotated[
-        str | None,
-        typer.Option(help="The audit's store, for its oracles; default: store beside AUDIT.json.", show_default=False),
-    ] = None,
-    folder: Annotated[Path, typer.Option(help="The folder of the audit's spec.")] = Path(),
-    evidence_only: Annotated[bool, typer.Option("--evidence-only", help="Without data and oracles.")] = False,
-) -> None:
-    """Add one line: an audit with the statistics that a re-check needs, or another step of a deletion."""
-    import secrets
-
-    from unlearnkit.audits.ledger import append, shown
-
-    salt = secrets.token_hex(16)
-    if audit_path is None:
-        entry = _step(deletion, state, forget_class, forget_ids, model, day, note, salt)
-    else:
-        given = {"--id": deletion, "--state": state, "--forget-class": forget_class, "--forget-ids": forget_ids}
-        for option, value in {**given, "--model": model}.items():
-            if value is not None:
-                raise UsageError(f"ledger add: {option} is what the audit says; leave it out, or leave AUDIT.json out")
-        from unlearnkit.audits.recorded import entry_of
-        from unlearnkit.audits.verify import verify_file
-        from unlearnkit.store import Store
-
-        refused = [check.sentence for check in verify_file(audit_path).checks if not check.passed]
-        if refused:
-            raise UsageError(f"{audit_path}: does not say what its evidence says ({refused[0]}); audit again")
-        place = store or (audit_path.parent / "store" if (audit_path.parent / "store").is_dir() else None)
-        entry = entry_of(
-            audit_path,
-            salt=salt,
-            folder=folder,
-            store=None if place is None or evidence_only else Store(place),
-            with_data=not evidence_only,
-            day=day,
-            note=note,
-        )
-    placed = append(ledger, entry)
-    console.print(
-        f"line {placed.number}: {shown(placed.id)} {placed.state} on {placed.date}\nhead: {placed.hash}",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )
-    for treatment, why in (placed.reference.missing if placed.reference else {}).items():
-        console.print(f"  will not be checked, {shown(treatment)}: {shown(why)}", markup=False, highlight=False)
-
-
-def _step(
-    deletion: str | None,
-    state: str | None,
-    forget_class: int | None,
-    forget_ids: Path | None,
-    model: Path | None,
-    day: str | None,
-    note: str,
-    salt: str,
-) -> Entry:
-    """A line without an audit."""
-    from unlearnkit.audits.ledger import STEPS, Entry, What, hashed, today
-    from unlearnkit.store import sha256_file
-
-    steps = [step for step in STEPS if step != "audited"]
-    if deletion is None or state is None:
-        raise UsageError("ledger add: name an AUDIT.json, or the deletion with --id and the step with --state")
-    step = next((one for one in steps if one == state), None)
-    if step is None:
-        raise UsageError(f"ledger add: --state must be {', '.join(steps)} (an AUDIT.json gives audited), got {state!r}")
-    if forget_class is not None and forget_ids is not None:
-        raise UsageError("ledger add: give --forget-class or --forget-ids, not both")
-    what = None
-    if forget_class is not None:
-        what = What("class", forget_class, None, None, salt, ())
-    elif forget_ids is not None:
-        try:
-            names = [line.strip() for line in forget_ids.read_text().splitlines() if line.strip()]
-        except UnicodeDecodeError as error:
-            raise UsageError(f"{forget_ids}: is not text; one id a line is") from error
-        what = What("examples", None, None, len(names), salt, hashed(salt, names))
-    if model is not None and not model.is_file():
-        raise UsageError(f"{model}: no such weights file")
-    digest = None if model is None else sha256_file(model)
-    return Entry(deletion, step, day or today(), what, model_sha256=digest, note=note)
-
-
-@ledger_app.command("list", epilog=_example("unlearnkit ledger list deletions.jsonl"))
-def ledger_list(ledger: LedgerArgument) -> None:
-    """Every deletion, its state, and what its last audit said."""
-    from unlearnkit.audits.ledger import read, shown
-
-    table = Table()
-    for column in ("deletion", "what"):
-        table.add_column(column, overflow="fold")
-    for column in ("state", "since", "verdict"):
-        table.add_column(column, no_wrap=True)
-    deletions = read(ledger).deletions()
-    for one in deletions:
-        audited = next((line.audit for line in reversed(one.lines) if line.audit is not None), None)
-        verdict = "–" if audited is None else audited.verdict
-        asked = escape(shown(_asked(one.what)))
-        since = one.lines[-1].date
-        table.add_row(
-            escape(shown(one.id)), asked, one.state, since, f"[{VERDICT_STYLE.get(verdict, 'dim')}]{verdict}[/]"
-        )
-    if deletions:
-        console.print(table)
-    console.print(f"{len(deletions):,} deletion{'' if len(deletions) == 1 else 's'}", highlight=False)
-
-
-def _asked(what: What | None) -> str:
-    if what is None:
-        return "–"
-    count = "" if what.count is None else f"{what.count:,} "
-    if what.kind == "class":
-        name = what.forget_class if what.class_name is None else repr(what.class_name)
-        return f"class {name}" + (f" ({count}examples)" if count else "")
-    return f"{count}examples"
-
-
-@ledger_app.command("show", epilog=_example("unlearnkit ledger show deletions.jsonl DR-2026-017"))
-def ledger_show(
-    ledger: LedgerArgument,
-    deletion: Annotated[str, typer.Argument(help="The deletion's id.", metavar="ID", show_default=False)],
-) -> None:
-    """Every line of one deletion, as JSON."""
-    import json
-
-    from unlearnkit.audits.ledger import plain, read, shown
-    from unlearnkit.result import nearest
-
-    whole = read(ledger)
-    one = whole.deletion(deletion)
-    if one is None:
-        known = [other.id for other in whole.deletions()]
-        raise UsageError(f"{ledger}: knows no deletion {shown(deletion)!r}{shown(nearest(deletion, known))}")
-    for entry in one.lines:  # ASCII: no character of an id reaches the terminal as a command
-        console.print(json.dumps(plain(entry), indent=1), markup=False, highlight=False, soft_wrap=True)
-
-
-@ledger_app.command("verify", epilog=_example("unlearnkit ledger verify deletions.jsonl --head 3f9a…"))
-def ledger_verify(
-    ledgers: Annotated[list[Path], typer.Argument(help="The ledgers.", metavar="LEDGER...", show_default=False)],
-    head: Annotated[
-        str | None,
-        typer.Option(help="The hash of the last line that you kept: finds lines cut off the end.", show_default=False),
-    ] = None,
-) -> None:
-    """Hold every line against its hash and the line before. Exit code 1 when something is wrong; all of it is named."""
-    if head is not None and len(ledgers) > 1:
-        raise UsageError(f"ledger verify: --head belongs to one ledger, got {len(ledgers)}")
-    if not all([_is_whole(ledger, head) for ledger in ledgers]):
-        console.print("[bold red]REFUSED[/]  this is not the ledger that was written")
-        raise typer.Exit(1)
-
-
-def _is_whole(path: Path, head: str | None) -> bool:
-    """Tell what is wrong with a ledger, or that nothing is."""
-    from unlearnkit.audits.ledger import Ledger, in_words, parse, read_bytes, shown
-
-    entries, faults = parse(read_bytes(path))
-    where = escape(shown(str(path)))
-    for fault in faults:
-        console.print(f"[red]NO[/]  {where}: {escape(in_words(fault))}", highlight=False, soft_wrap=True)
-    since = {entry.hash: len(entries) - entry.number for entry in entries}
-    if not faults and head is not None and head not in since:
-        said = "no line has the hash kept as --head: lines were cut off, or all was written anew"
-        console.print(f"[red]NO[/]  {where}: {said}", highlight=False, soft_wrap=True)
-        return False
-    if faults:
-        return False
-    lines = f"{len(entries):,} line{'' if len(entries) == 1 else 's'}"
-    after = "" if head is None else f", {since[head]:,} since the head that you kept"
-    console.print(f"[bold green]WHOLE[/]  {where}: {lines}{after}", highlight=False, soft_wrap=True)
-    console.print(f"head: {Ledger(entries).head}", markup=False, highlight=False, soft_wrap=True)
-    return True
-
-
-@app.command(epilog=_example("unlearnkit check deletions.jsonl --model model.safetensors"))
-def check(
-    ledger: LedgerArgument,
-    model: Annotated[Path, typer.Option(help="The weights about to ship.", show_default=False)],
-    data: Annotated[
-        str | None, typer.Option(help="npz:PATH …, as in a spec; default: what the ledger names.", show_default=False)
-    ] = None,
-    canaries: Annotated[
-        list[Path] | None, typer.Option(help="An opened canary manifest; may be repeated.", show_default=False)
-    ] = None,
-    architecture: Annotated[
-        str | None, typer.Option(help="For weights that do not name theirs.", show_default=False)
-    ] = None,
-    junit: Annotated[Path | None, typer.Option(help="Write JUnit XML.", show_default=False)] = None,
-    summary: Annotated[Path | None, typer.Option(help="Write Markdown, for a CI step.", show_default=False)] = None,
-    sarif: Annotated[Path | None, typer.Option(help="Write SARIF, for code scanning.", show_default=False)] = None,
-) -> None:
-    """Hold the model about to ship against every audited deletion, in seconds. Exit code by verdict."""
-    from unlearnkit.audits import formats
-    from unlearnkit.audits.check import check_files
-    from unlearnkit.audits.ledger import shown
-    from unlearnkit.store import write_atomic
-
-    checked = check_files(ledger, model, data=data, canaries=canaries or (), architecture=architecture)
-    if junit is not None:
-        write_atomic(junit, formats.junit(checked).encode())
-    if summary is not None:
-        write_atomic(summary, formats.summary(checked).encode())
-    if sarif is not None:
-        write_atomic(sarif, formats.sarif(checked, ledger).encode())
-    table = Table(title=f"{escape(shown(str(model)))} against {escape(shown(str(ledger)))}", title_justify="left")
-    table.add_column("deletion", overflow="fold")
-    table.add_column("state", no_wrap=True)
-    table.add_column("why", overflow="fold")
-    for one in checked.deletions:
-        style = STATE_STYLE[one.state]
-        table.add_row(escape(shown(one.id)), f"[{style}]{one.state}[/]", escape(shown(one.sentence)))
-        for row in [row for row in one.rows if row.state != "PASS" and row.sentence not in one.sentence][:3]:
-            table.add_row("", f"[{STATE_STYLE[row.state]}]{row.state}[/]", escape(shown(row.sentence)))
-    if checked.deletions:
-        console.print(table)
-    console.print(f"[{VERDICT_STYLE[checked.word]}]{checked.word}[/]  {escape(checked.sentence)}", highlight=False)
-    raise typer.Exit(EXIT_CODES[checked.word])
-
-
-@app.command(epilog=_example("unlearnkit demo --out unlearnkit-demo"))
+@app.command(epilog=example("unlearnkit demo --out unlearnkit-demo"))
 def demo(
     out: OutOption = Path("unlearnkit-demo"),
     fresh: FreshOption = False,
@@ -1042,9 +696,13 @@ def main() -> None:
 
 
 def _refuse(sentence: str) -> int:
+    from unlearnkit.audits.ledger import shown
+
     if os.environ.get("UNLEARNKIT_DEBUG") and sys.exc_info()[0] is not None:
         traceback.print_exc()
-    errors.print(f"unlearnkit: {sentence}", markup=False, highlight=False, soft_wrap=True)
+    # Paths and names in it are somebody else's text: no terminal takes a command from them.
+    said = "\n".join(shown(line) for line in sentence.split("\n"))
+    errors.print(f"unlearnkit: {said}", markup=False, highlight=False, soft_wrap=True)
     return 2
 
 

@@ -458,7 +458,7 @@ def refuse(path: Path, faults: Sequence[Fault]) -> None:
 def in_words(fault: Fault) -> str:
     """`line 3 ('DR-1'): what is wrong`."""
     whom = "" if fault.id is None else f" ({shown(fault.id[:LONGEST_ID])!r})"
-    return f"line {fault.line}{whom}: {fault.sentence}"
+    return f"line {fault.line}{whom}: {shown(fault.sentence)}"
 
 
 def read_bytes(path: Path) -> bytes:

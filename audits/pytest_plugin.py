@@ -60,6 +60,13 @@ def _folder(config: pytest.Config, name: str) -> Path:
     return config.inipath.parent if config.inipath else config.rootpath
 
 
+def _data(config: pytest.Config) -> str | None:
+    """Where the examples are; the path of `npz:` or `folder:` starts where every path does."""
+    said = _asked(config, "data")
+    kind, _, path = (said or "").partition(":")
+    return f"{kind}:{_folder(config, 'data') / Path(path).expanduser()}" if kind in ("npz", "folder") and path else said
+
+
 def _path(config: pytest.Config, name: str) -> Path | None:
     said = _asked(config, name)
     return None if said is None else _folder(config, name) / said
@@ -146,7 +153,7 @@ def _check(config: pytest.Config) -> Check:
             pytest.skip("no --unlearnkit-ledger and --unlearnkit-model were given")
         names = (_asked(config, "canaries") or "").split(",")
         manifests = [_folder(config, "canaries") / name for name in names if name]
-        config.stash[_CHECK] = check_files(ledger, model, data=_asked(config, "data"), canaries=manifests)
+        config.stash[_CHECK] = check_files(ledger, model, data=_data(config), canaries=manifests)
     return config.stash[_CHECK]
 
 

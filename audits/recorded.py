@@ -153,8 +153,7 @@ def _case(path: Path, result: AuditResult, folder: Path) -> Case:
 
 
 def _reference(result: AuditResult, evidence: Evidence, case: Case | None, salt: str, store: Store | None) -> Reference:
-    spec = result.spec.get("data", {})
-    architecture = result.spec.get("model", {}).get("architecture", result.model.architecture)
+    said = _spec(result, Path())
     groups = _groups(result, evidence, case)
     readings: list[Reading] = []
     relearning: Relearning | None = None
@@ -174,16 +173,11 @@ def _reference(result: AuditResult, evidence: Evidence, case: Case | None, salt:
             else:
                 readings.append(_relearned(groups, models, relearning))
     return Reference(
-        architecture=architecture,
-        private=result.spec.get("recipe", {}).get("privacy") is not None,
+        architecture=said.model.architecture,
+        private=said.recipe.privacy is not None,
         classes=len(result.data.classes),
         shape=tuple(result.data.shape),
-        data=Source(
-            result.data.source,
-            spec.get("root"),
-            float(spec.get("test_fraction", 0.2)),
-            int(spec.get("seed", 0)),
-        ),
+        data=Source(result.data.source, said.data.root, said.data.test_fraction, said.data.seed),
         tolerances={name: float(value) for name, value in result.tolerances.items()},
         points=tuple(
             Points(

@@ -21,6 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unlearnkit.audits.ledger import shown
 from unlearnkit.result import AuditResult, UsageError
 
 if TYPE_CHECKING:
@@ -195,6 +196,9 @@ def _only_signed(reader: Any, pdf: bytes, typeset: bytes) -> str:
     if not pdf.startswith(typeset) or reader.xrefs.total_revisions != 2:
         return "the report before signing is not the one that was typeset"
     before, root = reader.get_historical_resolver(0), reader.root
+    for name, what in (("/Root", "catalog"), ("/Info", "info")):  # others by the same name would be another document
+        if reader.trailer_view.raw_get(name).reference != _named(typeset, name):
+            return f"the {what} was changed"
     info = reader.trailer_view.raw_get("/Info").reference.idnum
     metadata = root.raw_get("/Metadata").reference.idnum
     old = {ref.idnum for ref in reader.xrefs.explicit_refs_in_revision(0)}
@@ -211,6 +215,13 @@ def _only_signed(reader: Any, pdf: bytes, typeset: bytes) -> str:
         if kind == "/Page" and ("/Annots" in was or any(_drawn(_plain(note)) for note in _plain(now["/Annots"]))):
             return "something was drawn over a page"
     return "" if {*root["/AcroForm"]} <= {"/Fields", "/SigFlags"} else "the form does more than sign"
+
+
+def _named(pdf: bytes, name: str) -> Any:
+    """The object that the trailer names."""
+    from pyhanko.pdf_utils.reader import PdfFileReader
+
+    return PdfFileReader(io.BytesIO(pdf)).trailer_view.raw_get(name).reference
 
 
 _GAINED: dict[str, set[str]] = {  # what signing adds to an object, or sets anew
@@ -397,12 +408,12 @@ def _name(certificate: x509.Certificate) -> str:
 
 
 def _who(certificate: asn1_x509.Certificate) -> str:
-    """`Ada Privacy (Example Health AG)`, as the certificate says."""
+    """`Ada Privacy (Example Health AG)`, as the certificate says: somebody else's text, on one line."""
     names = certificate.subject.native
     name, organization = names.get("common_name"), names.get("organization_name")
     if name and organization:
-        return f"{name} ({organization})"
-    return str(name or organization or certificate.subject.human_friendly or "nobody named")
+        return shown(f"{name} ({organization})")
+    return shown(str(name or organization or certificate.subject.human_friendly or "nobody named"))
 
 
 def _out_of_date(certificate: x509.Certificate, when: datetime) -> str:

@@ -152,8 +152,7 @@ def _verdict(result: AuditResult, sidecar: bytes, path: Path) -> Check:
     again = judge(evidence, plan)
     pairs = _counts(result, evidence)  # first: whatever else differs follows from these
     pairs += [(name, _plain(getattr(result, name)), _plain(getattr(again, name))) for name in JUDGED]
-    planned = result.spec.get("audit", {}).get("tolerances", result.tolerances)
-    pairs.append(("tolerances", result.tolerances, planned))
+    pairs.append(("tolerances", result.tolerances, _settings(result).get("tolerances", result.tolerances)))
     pairs += _registered(result, plan, evidence)
     if result.privacy is not None:
         measured = measured_epsilon(evidence, plan, delta=result.privacy.delta) or (None, 0, 0)
@@ -205,7 +204,9 @@ def _registered(result: AuditResult, plan: Plan, evidence: Evidence) -> list[tup
         return []
     document = registration.document
     # Of the probes that were to be put to the models none may be left out in silence.
-    probes = sorted({name.rpartition("/")[0] for name in document.get("models") or {} if "/" in name})
+    models = document.get("models")
+    names = models if isinstance(models, dict) else {}
+    probes = sorted({name.rpartition("/")[0] for name in names if "/" in name})
     told = [note.sentence for note in evidence.notes if note.name == LEFT_OUT]
     there = [p for p in probes if f"{p}/audited" in evidence.readings or any(s.startswith(f"{p}: ") for s in told)]
     return [
@@ -220,7 +221,14 @@ def _registered(result: AuditResult, plan: Plan, evidence: Evidence) -> list[tup
 
 def _asked(result: AuditResult) -> int:
     """How many oracles the spec asked for."""
-    return 0 if result.oracles is None else int(result.spec.get("audit", {}).get("oracles") or ORACLES[result.tier])
+    asked = _settings(result).get("oracles")
+    return 0 if result.oracles is None else asked if isinstance(asked, int) and asked else ORACLES[result.tier]
+
+
+def _settings(result: AuditResult) -> dict[str, Any]:
+    """[audit] of the spec as the file has it; empty where it is no section."""
+    found = result.spec.get("audit")
+    return found if isinstance(found, dict) else {}
 
 
 def _pages(pdf: bytes, typeset: bytes, *, signed: bool, worded: bool) -> Check:

@@ -66,9 +66,28 @@ def test_every_input_reaches_the_shell_as_a_variable_only() -> None:
     assert set(ACTION["outputs"]) == {"verdict", "report"}
 
 
-def test_nothing_is_fetched_but_unlearnkit() -> None:
-    assert [one["run"] for one in STEPS if "install" in one["run"]] == ['python -m pip install --quiet -- "$INSTALL"']
-    assert ACTION["inputs"]["install"]["default"] == "unlearnkit"
+@pytest.mark.parametrize(
+    ("asked", "installed"),
+    [("action", "/the/action"), ("unlearnkit==0.1.0", "unlearnkit==0.1.0"), ("$(touch pwned)", "$(touch pwned)")],
+)
+def test_what_is_installed_is_the_action_itself_unless_something_else_is_named(
+    tmp_path: Path, asked: str, installed: str
+) -> None:
+    assert ACTION["inputs"]["install"]["default"] == "action"
+    [chosen] = [one for one in STEPS if "INSTALL" in one["env"]]
+    tool = tmp_path / "python"
+    tool.write_text("""#!/bin/sh\nprintf '%s\\n' "$@"\n""")
+    tool.chmod(0o755)
+    ran = subprocess.run(
+        ["bash", "--noprofile", "--norc", "-e", "-o", "pipefail", "-c", chosen["run"]],
+        cwd=tmp_path,
+        env={"INSTALL": asked, "GITHUB_ACTION_PATH": "/the/action", "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ran.stdout.splitlines() == ["-m", "pip", "install", "--quiet", "--", installed]
+    assert [one.name for one in tmp_path.iterdir()] == ["python"]
     assert not any("uses" in one or "curl" in one["run"] or "wget" in one["run"] for one in STEPS)
 
 

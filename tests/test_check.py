@@ -20,7 +20,7 @@ from torch import nn
 
 from unlearnkit.audits import formats
 from unlearnkit.audits.audit import audit, fleet_for, models_of, save_audit
-from unlearnkit.audits.canaries import Manifest
+from unlearnkit.audits.canaries import Manifest, draw, plant
 from unlearnkit.audits.case import demand, prepare
 from unlearnkit.audits.check import (
     NORMAL,
@@ -39,7 +39,7 @@ from unlearnkit.audits.check import (
     open_model,
 )
 from unlearnkit.audits.designs import Tolerances
-from unlearnkit.audits.ledger import Coins, Ledger, Reading, Source, append, parse, read
+from unlearnkit.audits.ledger import Coins, Ledger, Reading, Source, Statistic, append, parse, read
 from unlearnkit.audits.recorded import entry_of
 from unlearnkit.audits.spec import parse_spec
 from unlearnkit.audits.treatments import RELEARNED, SHIPPED, TREATMENTS, margins_of, statistics
@@ -177,6 +177,31 @@ def test_a_check_that_would_not_notice_the_original_is_blind(before: float, stat
         assert ("this check is blind" in one.sentence) == (state != "PASS")
 
 
+def test_what_a_check_says_it_would_notice_it_notices() -> None:
+    """One oracle that differs by one example, once rounded, is what any number of the family has to beat."""
+
+    def number(treatment: str, oracles: list[float], value: float, original: float | None) -> _Number:
+        before: dict[Statistic, float] | None = None if original is None else {"accuracy": original}
+        reading = Reading(treatment, "unseen", 1.0, {"accuracy": tuple(oracles)}, before)
+        return _Number(reading, "accuracy", value, 0.05, 0.5 / 200)
+
+    quiet, noisy = [0.005, *[0.0] * 18], [*[0.0] * 18, 0.005]
+
+    def judged(value: float, original: float) -> Checked:
+        family = _Family((number(SHIPPED, quiet, value, original), number("4 bits", noisy, 0.0, None)), ())
+        return _judged([_Asked("DR-1", 1, 0.05, exact=False)], [family], [(None, None)], "m").deletions[0]
+
+    one = judged(0.0, 1.0)
+    assert one.state == "PASS"
+    [row] = [row for row in one.rows if row.treatment == SHIPPED]
+    assert row.mde is not None
+    assert judged(row.mde + 0.01, 1.0).state == "FAIL"
+    missed = 0.1  # beyond the tolerance by more than forty standard deviations of that number alone
+    assert missed < row.mde
+    assert judged(missed, 1.0).state == "PASS"
+    assert "this check is blind" in judged(0.0, missed).sentence
+
+
 def test_a_deletion_of_examples_passes_on_the_model_that_it_was_audited_on(shipped: Shipped) -> None:
     assert check_files(shipped.ledger, shipped.without_some, ids=["DR-some"]).word == "PASS"
 
@@ -277,12 +302,43 @@ def test_canaries_that_are_remembered_fail() -> None:
     assert found.deletions[0].sentence.startswith("Deleted canaries are told from never-used ones with AUC 1.00")
 
 
+def test_canaries_whose_inputs_were_changed_are_asked_with_those_inputs() -> None:
+    """Planted: a model that knows the heads as they were trained on, patch and all, and no plain image."""
+    train = Data().dataset(Source("digits", None, 0.2, 0)).train
+    manifest = draw(train, count=100, classes=10, seed=0, kind="patch")
+    planted = plant(train, manifest)
+    table = {planted.train.x[row].numpy().tobytes() for row in planted.heads}
+
+    class Remembers(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            hit = torch.tensor([row.numpy().tobytes() in table for row in x])
+            return nn.functional.one_hot(hit.long() * manifest.labels[0], 10).float()
+
+    def checked(manifest: Manifest) -> Checked:
+        entry = step(
+            "DR-1",
+            "audited",
+            what=what(kind="examples", forget_class=None),
+            reference=reference(readings=(), missing={}),
+            canaries=Coins(50, 50, manifest.commitment),
+        )
+        ledger = Ledger((entry.sealed(1, "0" * 64),))
+        return check(ledger, Remembers(), Data(), manifests=[manifest]).deletions[0]
+
+    assert checked(manifest).sentence.startswith("Deleted canaries are told from never-used ones with AUC 1.00")
+    assert manifest.treatment is not None
+    elsewhere = dataclasses.replace(manifest.treatment, given=True)
+    [row] = [row for row in checked(dataclasses.replace(manifest, treatment=elsewhere)).rows if row.statistic == "AUC"]
+    assert row.sentence == "Not checked, canaries: of kind patch, and their inputs came from another set."
+
+
 def test_a_manifest_of_another_model_or_a_changed_one_is_refused(shipped: Shipped, tmp_path: Path) -> None:
     body = json.loads((shipped.folder / "canaries.json").read_text())
     body["heads"][0] = not body["heads"][0]
-    (tmp_path / "changed.json").write_text(json.dumps(body))
-    with pytest.raises(UsageError, match="the manifest does not open its commitment"):
-        check_files(shipped.ledger, shipped.unlearned, canaries=[tmp_path / "changed.json"])
+    for commitment in (body["commitment"], 5, None):
+        (tmp_path / "changed.json").write_text(json.dumps({**body, "commitment": commitment}))
+        with pytest.raises(UsageError, match="the manifest does not open its commitment"):
+            check_files(shipped.ledger, shipped.unlearned, canaries=[tmp_path / "changed.json"])
     Manifest("mislabeled", ("a", "b"), (0, 1), (True, False), "00").save(tmp_path / "other.json")
     with pytest.raises(
         UsageError, match=r"a manifest with commitment \w{12}… was given, but no deletion of the ledger"
@@ -347,6 +403,20 @@ def test_open_requests_do_not_count_and_an_empty_ledger_passes(shipped: Shipped,
         "No deletion of the ledger was audited. 1 without an audit.",
     )
     assert found.deletions[0].sentence == "The ledger says 'received': there is no audit to hold the model against."
+
+
+def test_a_deletion_that_was_opened_again_is_no_pass(shipped: Shipped, tmp_path: Path) -> None:
+    path = tmp_path / "deletions.jsonl"
+    path.write_bytes(shipped.ledger.read_bytes())
+    append(path, step("DR-some", "re-opened"))
+    for done in ("re-opened", "unlearned"):
+        if done == "unlearned":
+            append(path, step("DR-some", done))
+        found = check_files(path, shipped.unlearned, data=f"npz:{shipped.folder / 'blobs.npz'}")
+        assert (found.word, of(found, "DR-class").state) == ("INCONCLUSIVE", "PASS")
+        assert of(found, "DR-some").sentence == (
+            f"It was re-opened, and the ledger says '{done}': add the audit of what was done about it."
+        )
 
 
 def test_an_entry_from_evidence_only_says_what_it_cannot_check(shipped: Shipped, tmp_path: Path) -> None:

@@ -87,6 +87,13 @@ def test_hostile_ids_reach_no_terminal_as_commands(cli, tmp_path: Path) -> None:
         assert code == 0
         assert not {"\x1b", "\x07"} & set(out + err)
     assert "[red]x[/red]\\x1b[31m" in cli("ledger", "list", "l")[1]
+    code, _, err = cli("ledger", "list", "\x1b[31mnone")
+    assert (code, "\x1b" in err) == (2, False)
+    assert "\\x1b[31mnone: no such ledger" in err
+    (tmp_path / "keys").write_text('{"\\u001b[31mx": 1, ' + (tmp_path / "l").read_text()[1:])
+    code, out, err = cli("ledger", "verify", "keys")
+    assert code == 1
+    assert "\x1b" not in out + err
     code, _, err = cli("ledger", "add", "l", "--id", name, "--state", "released")
     assert code == 2
     assert "\x1b" not in err

@@ -64,7 +64,7 @@ def test_ls_shows_the_largest_first(store: Store, said):
     [(-5, "just now"), (59, "just now"), (60, "1 minute ago"), (7_199, "1 hour ago"), (7_200, "2 hours ago")],
 )
 def test_ages_are_said_in_the_largest_unit(seconds: int, text: str):
-    from unlearnkit.audits.cli import _age
+    from unlearnkit.audits.cli_store import _age
 
     assert _age(float(seconds)) == text
 

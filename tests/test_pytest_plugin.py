@@ -100,9 +100,14 @@ def test_every_option_has_a_twin_in_the_ini_file(pytester: pytest.Pytester, made
         [pytest]
         unlearnkit_ledger = deletions.jsonl
         unlearnkit_model = bad.safetensors
+        unlearnkit_data = npz:data.npz
         unlearnkit_inconclusive = skip
         """
     )
+    with pytest.MonkeyPatch.context() as patch:  # paths of an ini file start where it lies
+        patch.chdir(pytester.path / "below")
+        good = f"--unlearnkit-model={made / 'good.safetensors'}"
+        pytester.runpytest_inprocess(*PLUGIN, good).assert_outcomes(passed=2)
     pytester.runpytest_inprocess(*PLUGIN).assert_outcomes(failed=2)
     # the command line wins
     pytester.runpytest_inprocess(*PLUGIN, f"--unlearnkit-model={made / 'good.safetensors'}").assert_outcomes(passed=2)

@@ -221,6 +221,11 @@ def test_who_signed_stands_there_and_whether_that_is_believed(tmp_path: Path) ->
         verify_file(path, trust=tmp_path / "none.pem")
 
 
+def test_a_name_in_a_certificate_is_text() -> None:
+    pdf = signing.sign_pdf(typeset(), identity(name="Ada\x1b[2J\nok  signature: trusted"))
+    assert "signed by Ada\\x1b[2J\\nok  signature: trusted (Example Health AG) on" in check(pdf).sentence
+
+
 def test_the_certificate_must_have_been_valid_when_it_signed() -> None:
     late = signing.sign_pdf(typeset(), identity(ends=NOW - DAY))
     assert check(late) == signing.Signed(False, check(late).sentence)
@@ -290,9 +295,22 @@ def act(writer: IncrementalPdfFileWriter) -> None:
     writer.update_root()
 
 
+def replace_root(writer: IncrementalPdfFileWriter) -> None:
+    """A catalog of one's own beside the old one, which stays as it is."""
+    root = generic.DictionaryObject(writer.root)
+    root["/OpenAction"] = generic.DictionaryObject({generic.NameObject("/S"): generic.NameObject("/JavaScript")})
+    writer._root = writer.add_object(root)
+
+
+def replace_info(writer: IncrementalPdfFileWriter) -> None:
+    writer.set_info(generic.DictionaryObject({generic.NameObject("/Title"): generic.TextStringObject("All is well")}))
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
+        (replace_root, "the catalog was changed"),
+        (replace_info, "the info was changed"),
         (cover, "the page was changed"),
         (rename, "the info was changed"),
         (stamp, "something was drawn over a page"),

@@ -88,6 +88,28 @@ def test_fresh_results_verify(tmp_path: Path, kind: str) -> None:
     assert [check.name for check in checked.checks] == ["evidence", "verdict"]
 
 
+@pytest.mark.parametrize("value", [3, None, [4], "a/b"])
+def test_a_registration_of_another_form_is_refused_in_words(tmp_path: Path, value: Any) -> None:
+    path = saved(tmp_path, "examples")
+
+    def change(body: Body) -> None:
+        body["registration"] = {"sha256": "a" * 64, "document": {"models": value, "plan": value}}
+
+    forge(path, change)
+    assert not verify_file(path).passed
+
+
+@pytest.mark.parametrize("value", [3, None, [], {"oracles": "many"}, {"tolerances": "none"}])
+def test_a_spec_of_another_form_is_refused_in_words(tmp_path: Path, value: Any) -> None:
+    path = saved(tmp_path, "examples")
+
+    def change(body: Body) -> None:
+        body["spec"]["audit"] = value
+
+    forge(path, change)
+    assert all(check.sentence for check in verify_file(path).checks)
+
+
 def test_a_fresh_report_verifies(tmp_path: Path) -> None:
     path = tmp_path / "report.pdf"
     path.write_bytes(pdf())
