@@ -285,6 +285,7 @@ _WITH_ORIGINAL: tuple[tuple[Attack, str, str], ...] = (
     (IAM(), "IAM attack", "how far each lies on the way from models that never saw it to the original"),
     (TwoModel("margin"), "Deletion inference from two models", "what the original says and this model does not"),
 )
+MOST_RANKED = 64  # oracles, for the attacks that hold the original
 REFERENCES = 8  # of the oracles, at most, for attacks that need some of them fixed; more add little (audits.md 2.6)
 
 
@@ -308,7 +309,7 @@ def _beside_the_original(evidence: Evidence, plan: Plan) -> tuple[Comparison, ..
 
     found = []
     for attack, name, question in _WITH_ORIGINAL:
-        areas = np.array([area(attack, one) for one in (audited, *oracles[few:])])
+        areas = np.array([area(attack, one) for one in (audited, *oracles[few : few + MOST_RANKED])])
         [rank] = oracle_rank(areas[:, None], tolerances=np.ones(1), confidence=plan.confidence)
         ranked = f"{few} oracles are its references, {areas.size - 1} are ranked"
         sentence = f"Requested against held-out examples: {question}; {ranked}."

@@ -128,8 +128,8 @@ def _planted_found(evidence: Evidence, plan: Plan, tests: Sequence[RankTest]) ->
             passed = False
             sentences.append(f"{test.name}: dead, it gives all points of a model one and the same score")
             continue
-        size = max(test.tolerance, smallest_leak(test, evidence, plan) or 0.0)
         base = test.values(pool, evidence)
+        size = max(test.tolerance, smallest_leak(test, evidence, plan, base) or 0.0)
         chosen = np.arange(0, len(pool), -(-len(pool) // MOST_PLANTED))
         tried = [_planted(test, pool[j], size, evidence) for j in chosen]
         if all(value is None for value in tried) and _follows(test, pool[0], evidence):
@@ -185,8 +185,8 @@ def _solve(gap: Callable[[float], float]) -> float | None:
     if gap(0.0) >= 0:
         return 0.0
     low, high = 0.0, high
-    root = optimize.brentq(gap, low, high, xtol=1e-9 * high, rtol=1e-6, maxiter=200)
-    return float(root) if gap(root) >= 0 else float(root) + 2e-6 * high
+    root = optimize.brentq(gap, low, high, xtol=1e-4 * high, rtol=1e-4, maxiter=200)
+    return float(root) if gap(root) >= 0 else float(root) + 2e-4 * high
 
 
 def _planted_coin_found(evidence: Evidence, plan: Plan, design: CoinDesign | None) -> Control | None:

@@ -247,9 +247,12 @@ def coin_design(evidence: Evidence) -> CoinDesign | None:
     return None
 
 
-def smallest_leak(test: RankTest, evidence: Evidence, plan: Plan) -> float | None:
-    """The larger of two: what normal theory says, and what planting in the retrained models at hand shows."""
-    values = test.values(test.read(evidence, "held_out"), evidence)
+def smallest_leak(test: RankTest, evidence: Evidence, plan: Plan, values: FloatArray | None = None) -> float | None:
+    """The larger of two: what normal theory says, and what planting in the retrained models at hand shows.
+
+    values: of the held-out oracle and the others, where the caller has them.
+    """
+    values = test.values(test.read(evidence, "held_out"), evidence) if values is None else values
     factor = mde_factor(evidence.oracles, significance=plan.significance, power=plan.power)
     planted = planted_mde(values, confidence=plan.confidence, power=plan.power)
     return None if factor is None or planted is None else max(factor * float(values[1:].std(ddof=1)), planted)

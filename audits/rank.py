@@ -260,6 +260,8 @@ def _rank_p(rows: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.
     distance = np.abs(rows - rows.mean(axis=0))
     slack = 1e-12 * distance.max(axis=0)
     raw = (1 + np.count_nonzero(distance[1:] >= distance[0] - slack, axis=0)) / models
+    if rows.shape[1] == 1:  # the deviation orders the rows of one statistic as the distance does
+        return raw, raw
     deviation = np.abs(_leave_one_out_z(rows))
     largest = deviation[1:].max(axis=1)
     adjusted = (1 + np.count_nonzero(largest[:, None] >= deviation[0] * (1.0 - 1e-9), axis=0)) / models
