@@ -23,7 +23,6 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
-from scipy.linalg import solve_triangular
 from scipy.special import log_softmax
 from torch import nn
 
@@ -162,7 +161,7 @@ def mahalanobis(
     if scale <= 0:  # every class a single point: any distance will do
         covariance, scale = np.eye(d), 1.0
     root = np.linalg.cholesky((1 - shrinkage) * covariance + shrinkage * scale * np.eye(d))
-    white, centers = (solve_triangular(root, part.T, lower=True).T for part in (points, means))
+    white, centers = (np.linalg.solve(root, part.T).T for part in (points, means))
     return np.asarray(np.stack([((white - center) ** 2).sum(1) for center in centers]).min(0))
 
 

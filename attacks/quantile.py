@@ -15,7 +15,6 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
-from scipy.optimize import minimize
 from scipy.special import expit
 
 from unlearnkit.attacks.signals import margin
@@ -93,6 +92,8 @@ def fit_quantile(
     spread = float(values.std()) or 1.0
     y = (values - values.mean()) / spread
     design = np.column_stack([inputs, np.ones(len(inputs))])
+
+    from scipy.optimize import minimize  # heavy, and every worker process imports the attack room
 
     def objective(beta: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         r = y - design @ beta
