@@ -145,7 +145,8 @@ def test_pages_for_the_reader() -> None:
     assert places == sorted(places)
     assert "The unlearning method forget inputs, forget labels, retain inputs, retain labels" in found
     assert "EU AI Act (2024/1689), Art. 12, and Art. 11 with Annex IV †" in found
-    assert "GDPR, Art. 17 †" not in found
+    assert "GDPR, Art. 17 †" in found
+    assert "EDPB Opinion 28/2024 †" not in found  # read
     assert "† Written without the official text at hand" in found
 
 
