@@ -396,9 +396,11 @@ def _show(result: AuditResult) -> None:
         console.print(f"missing: {missing}", markup=False, highlight=False)
     style = VERDICT_STYLE[result.verdict.word]
     console.print(f"[{style}]{result.verdict.word}[/]  {escape(result.verdict.headline)}")
-    if result.verdict.word == "INVALID":
+    if result.verdict.word in ("INVALID", "INCONCLUSIVE"):  # a row above may say PASS all the same
         for reason in result.verdict.why:
             console.print(f"  {reason}", markup=False, highlight=False)
+    if result.nonstandard:
+        console.print(f"NON-STANDARD: {'; '.join(result.nonstandard)}", markup=False, highlight=False)
 
 
 def _command() -> str:

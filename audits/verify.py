@@ -76,6 +76,8 @@ def verify_file(path: Path, *, trust: Path | None = None, statement: Path | None
         sidecar = parts.get(result.evidence.file)
         if sidecar is None:
             raise UsageError(f"{path}: a PDF without evidence: {result.evidence.file!r} is not attached")
+    elif path.suffix.lower() in (".html", ".md"):
+        raise UsageError(f"{path}: a page without its evidence; verify the PDF, or the audit.json it was made from")
     else:
         text = path.read_bytes()
         result = _read(text, path)

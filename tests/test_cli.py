@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from unlearnkit.attacks import ATTACKS, LABEL_ONLY, PROBES
 from unlearnkit.audits import cli
 from unlearnkit.methods import METHODS
+from unlearnkit.result import AuditResult
 
 TINY = """
 [model]
@@ -258,6 +259,18 @@ def test_an_audit_ends_with_its_verdicts_code_and_leaves_everything(audited):
     assert (folder / "out" / "report.pdf").read_bytes().startswith(b"%PDF")
     assert result["command"] == "unlearnkit audit spec.toml --out out"
     assert result["spec"]["recipe"]["epochs"] == 2
+
+
+@pytest.mark.parametrize("word", ["PASS", "FAIL", "INCONCLUSIVE", "INVALID"])
+def test_the_last_lines_say_why_nothing_was_decided_and_what_is_not_standard(audited, capsys, monkeypatch, word):
+    folder, _ = audited
+    monkeypatch.setattr(cli.console, "_width", 400)
+    result = AuditResult.from_json((folder / "out" / "audit.json").read_bytes())
+    verdict = dataclasses.replace(result.verdict, word=word, why=("Without retrained models no PASS can be given.",))
+    cli._show(dataclasses.replace(result, verdict=verdict, nonstandard=("tolerance auc 0.4 instead of 0.05",)))
+    out = capsys.readouterr().out
+    assert ("  Without retrained models no PASS can be given.\n" in out) == (word in ("INCONCLUSIVE", "INVALID"))
+    assert "NON-STANDARD: tolerance auc 0.4 instead of 0.05\n" in out
 
 
 def test_a_fresh_report_verifies_and_an_altered_one_is_refused(audited, capsys, monkeypatch, tmp_path):

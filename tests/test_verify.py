@@ -385,3 +385,10 @@ def _with_attachment(document: bytes, audit: bytes, sidecar: bytes) -> bytes:
     out = io.BytesIO()
     writer.write(out)
     return out.getvalue()
+
+
+@pytest.mark.parametrize("name", ["report.html", "card.md"])
+def test_a_page_without_evidence_is_named_as_that(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("<!doctype html>")
+    with pytest.raises(UsageError, match=f"{name}: a page without its evidence; verify the PDF, or the audit.json"):
+        verify_file(tmp_path / name)
