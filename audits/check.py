@@ -177,8 +177,9 @@ def check_files(
 def open_model(path: Path, ledger: Ledger, *, architecture: str | None = None) -> Classifier | None:
     """The model about to ship, or None where the ledger holds no audit yet.
 
-    Refuses a model of other classes or input shape than a deletion of the ledger was audited on. architecture: for
-    files that do not name theirs; left out, that of the ledger.
+    Refuses a model of other classes or input shape than a deletion of the ledger was audited on, and one of another
+    architecture: its margins lie elsewhere, whatever it remembers. architecture: for files that do not name theirs;
+    left out, that of the ledger.
     """
     if not path.is_file():
         raise UsageError(f"{path}: no such weights file; name the model that is about to ship with --model")
@@ -200,7 +201,15 @@ def open_model(path: Path, ledger: Ledger, *, architecture: str | None = None) -
                 f"was audited on inputs of shape {reference.shape} and {reference.classes} classes; name the "
                 "model that this ledger belongs to"
             )
-    return load_model(path, own)
+    opened = load_model(path, own)  # an unknown architecture shows here
+    for name, reference in known:
+        if own.name != reference.architecture:
+            raise UsageError(
+                f"{path}: is a {own.name!r}, but {shown(name)!r} was audited against retrained "
+                f"{reference.architecture!r} models, whose numbers say nothing about another architecture; audit the "
+                "deletion anew on the new one"
+            )
+    return opened
 
 
 def _shape(said: str | None, instead: tuple[int, ...]) -> tuple[int, ...]:

@@ -386,6 +386,14 @@ def test_a_model_of_other_classes_or_inputs_is_refused(
         check_files(shipped.ledger, tmp_path / "m.safetensors")
 
 
+def test_a_model_of_another_architecture_is_refused_instead_of_misjudged(shipped: Shipped, tmp_path: Path) -> None:
+    other = Architecture("small-cnn", 3, (1, 8, 8))
+    save_model(tmp_path / "m.safetensors", build(other, seed=0), other)
+    said = r"is a 'small-cnn', but .* retrained 'mlp' models, .*; audit the deletion anew"
+    with pytest.raises(UsageError, match=said):
+        check_files(shipped.ledger, tmp_path / "m.safetensors")
+
+
 def test_a_missing_model_and_a_missing_ledger_are_refused(shipped: Shipped, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such weights file; name the model that is about to ship"):
         check_files(shipped.ledger, tmp_path / "none.safetensors")
