@@ -68,7 +68,7 @@ def comparisons(evidence: Evidence, plan: Plan) -> tuple[Comparison, ...]:
 
 
 # What a probe of the battery reads, by its full name: title, unit, and the question that it asks.
-PROBED = {
+TITLES = {
     "Quantization": ("Rounding to 8 and 4 bits", "φ", "How far the margins rise when the weights are rounded"),
     "Pruning": ("Pruning the smallest weights", "φ", "How far the margins rise when 10 to 50\u00a0% of the weights go"),
     "RetainRelearning(steps=40)": (
@@ -103,7 +103,7 @@ def _probed(evidence: Evidence, plan: Plan) -> tuple[Comparison, ...]:
     ranks = resurrection(audited, original, oracles, confidence=plan.confidence)
     rows = []
     for i, (name, rank) in enumerate(zip(names, ranks, strict=True)):
-        title, unit, question = PROBED.get(name, (name, "", "The reading of this probe"))
+        title, unit, question = TITLES.get(name, (name, "", "The reading of this probe"))
         sentence = f"{question}; {len(oracles)} retrained models were asked the same."
         rows.append(Comparison(title, unit, rank.audited, spread(oracles[:, i]), rank.p, rank.original, sentence))
     return tuple(rows)

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from unlearnkit.audits.ledger import shown
 from unlearnkit.result import AuditResult, UsageError
+from unlearnkit.store import read_file
 
 if TYPE_CHECKING:
     from asn1crypto import x509 as asn1_x509
@@ -77,7 +78,7 @@ def is_encrypted(key: Path) -> bool:
     needs_extra()
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-    data = _read(key)
+    data = read_file(key)
     try:
         load_pem_private_key(data, None)
     except TypeError:
@@ -94,7 +95,7 @@ def read_identity(key: Path, certificate: Path, *, passphrase: bytes | None = No
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-    data = _read(key)
+    data = read_file(key)
     protected = is_encrypted(key)
     if protected and passphrase is None:
         raise UsageError(f"{key}: is protected by a passphrase; name a file that holds it with --passphrase-file")
@@ -105,7 +106,7 @@ def read_identity(key: Path, certificate: Path, *, passphrase: bytes | None = No
         raise UsageError(f"{key}: {reason}") from error
     if not isinstance(private, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey):
         raise UsageError(f"{key}: must be an RSA, elliptic curve or Ed25519 key, got {type(private).__name__}")
-    text = _read(certificate)
+    text = read_file(certificate)
     try:
         found = x509.load_pem_x509_certificates(text)
     except ValueError as error:
@@ -363,7 +364,7 @@ def _untrusted(
     from pyhanko_certvalidator import CertificateValidator, ValidationContext
     from pyhanko_certvalidator.errors import InvalidCertificateError, PathBuildingError, PathValidationError
 
-    text = _read(trust)
+    text = read_file(trust)
     try:
         roots = [_asn1(one) for one in x509.load_pem_x509_certificates(text)]
     except ValueError as error:
@@ -423,10 +424,3 @@ def _out_of_date(certificate: x509.Certificate, when: datetime) -> str:
     if when < certificate.not_valid_before_utc:
         return f"is not valid before {certificate.not_valid_before_utc:%Y-%m-%d}"
     return ""
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror})") from error

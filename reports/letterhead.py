@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from unlearnkit.result import UsageError, nearest
+from unlearnkit.store import read_file
 
 LETTERHEAD = "letterhead.json"  # the name of the attachment
 FOLDER = Path(__file__).with_name("languages")
@@ -85,7 +86,7 @@ def read_letterhead(path: Path) -> Letterhead:
         body |= {"language": "en", "words": _laid_over(own, body.get("words", {}))}
     if not isinstance(logo, str):
         raise UsageError(f"{path}: logo: must name a file, got {logo!r}")
-    return _letterhead(body, _read(path.parent / logo) if logo else b"", str(path))
+    return _letterhead(body, read_file(path.parent / logo) if logo else b"", str(path))
 
 
 def logo_kind(logo: bytes) -> str:
@@ -115,15 +116,8 @@ def _letterhead(body: Words, logo: bytes, what: str) -> Letterhead:
     return Letterhead(body.get("organization", ""), body.get("contact", ""), logo, spoken, words)
 
 
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
-
-
 def _toml(path: Path) -> Words:
-    data = _read(path)
+    data = read_file(path)
     try:
         return tomllib.loads(data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:

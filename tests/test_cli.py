@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 
 from unlearnkit.attacks import ATTACKS, LABEL_ONLY, PROBES
 from unlearnkit.audits import cli
+from unlearnkit.audits.battery import PROBES as PROBES_OF
 from unlearnkit.methods import METHODS
 from unlearnkit.result import AuditResult
 
@@ -405,7 +406,8 @@ def test_a_full_disk_loses_nothing(tmp_path):
     assert "free some space, then run again; finished models are kept" in " ".join(full.stderr.split())
     assert "Traceback" not in full.stderr
     before = kept(tmp_path / "out" / "store")
-    assert len(before) >= 2 * 21  # weights and answers, each with its record, and what probes read
+    # 21 models and what each answers; the probes of the original and of the oracles but the one held out
+    assert len(before) == 2 * 21 + len(PROBES_OF["examples"]) * 20
     assert not [path for path in (tmp_path / "out").rglob(".*") if path.is_file()]
     assert not (tmp_path / "out" / "report.pdf").exists()
     again = subprocess.run(command("audit", "spec.toml", "--out", "out"), cwd=tmp_path, capture_output=True, text=True)

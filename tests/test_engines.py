@@ -133,7 +133,8 @@ def test_other_large_data_are_spilled_and_the_folder_goes_with_the_engine(blobs:
         assert Path(array.path).parent == folder
     assert all(isinstance(array, np.ndarray) for array in test)
     sent = pickle.dumps(engine._packed)
-    assert len(sent) < 20_000  # the search path and names of files, and none of the 780,000 bytes
+    # Of the data only the names of files travel; the search path beside them grows with what ran before.
+    assert len(pickle.dumps(engine._packed.arrays)) < 10_000
     opened = pickle.loads(sent).open()
     assert same(opened.sets.train, large)
     assert same(opened.sets.test, bench.sets.test)

@@ -15,7 +15,7 @@ from unlearnkit.audits import battery
 from unlearnkit.audits.battery import judge
 from unlearnkit.audits.epsilon import one_run_epsilon
 from unlearnkit.audits.evidence import Evidence, FloatArray, Group
-from unlearnkit.audits.findings import PROBED, comparisons, measured_epsilon, other_classes, single_examples
+from unlearnkit.audits.findings import TITLES, comparisons, measured_epsilon, other_classes, single_examples
 from unlearnkit.audits.simulate import Law, with_audited
 from unlearnkit.result import Comparison
 
@@ -114,8 +114,8 @@ def test_probes_are_ranked_among_the_retrained_models_that_were_asked() -> None:
 @pytest.mark.parametrize("kind", ["examples", "class"])
 def test_every_probe_of_the_battery_has_a_title_and_a_question_of_its_own(kind: str) -> None:
     names = [probe.name for probe in battery.PROBES[kind]]
-    assert [name for name in names if name not in PROBED] == []
-    assert len({PROBED[name] for name in names}) == len(names)
+    assert [name for name in names if name not in TITLES] == []
+    assert len({TITLES[name] for name in names}) == len(names)
 
 
 @pytest.mark.parametrize(("oracles", "unlearned", "rows"), [(5, 8, 0), (8, 5, 0), (6, 6, 6)])

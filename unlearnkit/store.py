@@ -60,6 +60,14 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def read_file(path: Path) -> bytes:
+    """The bytes of a file that a user named; what keeps it from being read is told in one sentence."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
+
+
 def write_atomic(path: Path, data: bytes) -> None:
     """All of `data` under `path`, or the old file untouched: whatever happens in between, also a kill."""
     path.parent.mkdir(parents=True, exist_ok=True)
