@@ -1,4 +1,4 @@
-"""What stands beside the verdict: distances from the oracles, single examples, other classes, groups, a measured epsilon.
+"""What stands beside the verdict: distances from the oracles, single examples, other classes, groups, and epsilon.
 
 Pure functions of the evidence and the plan, so that `unlearnkit verify` computes them again. None of them decides; a
 row that is far out is there to be read.
