@@ -146,6 +146,29 @@ def test_the_evidence_is_what_the_models_say(store: Store) -> None:
     } | {"roc/oracles/fpr", "roc/oracles/tpr_low", "roc/oracles/tpr_high"}
 
 
+def test_accuracy_by_group_is_fixed_beforehand_and_verified(store: Store, tmp_path: Path) -> None:
+    """Digits are numbered: below and from 1,000."""
+    spec = tiny(audit={"group_pattern": r"/(\d)"})
+    result, sidecar = run(spec, store)
+    case = prepare(spec)
+    thousands = np.array([int(name.split("/")[1]) >= 1000 for name in case.dataset.test.ids])
+    evidence = Evidence.from_bytes(sidecar)
+    np.testing.assert_array_equal(evidence.answer_group, thousands)
+    assert result.by_group is not None
+    for group, at in zip(result.by_group.groups, (~thousands, thousands), strict=True):
+        assert (group.name, group.n) == (str(int(at is thousands)), at.sum())
+        assert group.audited == evidence.answers["audited"][at].mean()
+    assert result.registration is not None
+    assert result.registration.document["plan"]["groups"] == ["0", "1"]
+    assert verify_file(save_audit(tmp_path, result, sidecar)).passed
+    plain, other = run(tiny(), store)
+    assert plain.by_group is None
+    without = {"registration", "by_group", "spec", "evidence", "environment"}
+    for field in {f.name for f in dataclasses.fields(AuditResult)} - without:  # groups change nothing else
+        assert getattr(plain, field) == getattr(result, field)
+    assert set(load(sidecar)) - set(load(other)) == {"answer_group", "group_names"}
+
+
 def test_the_held_out_oracle_is_no_reference(store: Store) -> None:
     _, sidecar = run(tiny(), store)
     evidence = Evidence.from_bytes(sidecar)
@@ -318,6 +341,8 @@ def test_weights_manifest_and_a_result_from_elsewhere(store: Store, tmp_path: Pa
         ({"deletion": {"forget_fraction": None, "forget_ids": "heads.txt"}}, "only canaries would be forgotten"),
         ({"deletion": {"forget_fraction": None, "forget_class": 11}}, "class 11 does not occur in the training data"),
         ({"audit": {"device": "cuda:99"}}, "device"),
+        ({"audit": {"group_pattern": "^(site-[a-z]+)/"}}, "fits no id; ids look like 'digits/"),
+        ({"audit": {"group_file": "none.csv"}}, r"audit\.group_file: .*none\.csv cannot be read"),
         ({"method": {"name": "FineTun"}}, "did you mean 'FineTune'"),
         ({"method": {"epoch": 3, "name": "FineTune"}}, "did you mean 'epochs'"),
     ],
