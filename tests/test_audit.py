@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Iterator
@@ -84,6 +85,12 @@ def run(spec: Spec, store: Store, told: Told | None = None) -> tuple[AuditResult
     return audit(spec, fleet, command="unlearnkit audit spec.toml", case=case)
 
 
+@functools.cache
+def usual(store: Store) -> tuple[AuditResult, bytes]:
+    """The audit of `tiny()`, for tests that only read what it gave."""
+    return run(tiny(), store)
+
+
 def test_the_whole_way_once_and_nothing_twice(store: Store, tmp_path: Path) -> None:
     first = Told()
     result, sidecar = run(tiny(), store, first)
@@ -123,10 +130,9 @@ def test_the_whole_way_once_and_nothing_twice(store: Store, tmp_path: Path) -> N
 
 
 def test_the_evidence_is_what_the_models_say(store: Store) -> None:
-    spec = tiny()
-    case = prepare(spec)
+    case = prepare(tiny())
     wanted = demand(case)
-    result, sidecar = run(spec, store)
+    result, sidecar = usual(store)
     evidence = Evidence.from_bytes(sidecar)
     assert evidence.oracles == 19
     assert [evidence.rows(group).size for group in Group] == [138, 30, len(wanted.twins), 30]
@@ -161,7 +167,7 @@ def test_accuracy_by_group_is_fixed_beforehand_and_verified(store: Store, tmp_pa
     assert result.registration is not None
     assert result.registration.document["plan"]["groups"] == ["0", "1"]
     assert verify_file(save_audit(tmp_path, result, sidecar)).passed
-    plain, other = run(tiny(), store)
+    plain, other = usual(store)
     assert plain.by_group is None
     without = {"registration", "by_group", "spec", "evidence", "environment"}
     for field in {f.name for f in dataclasses.fields(AuditResult)} - without:  # groups change nothing else
@@ -170,14 +176,14 @@ def test_accuracy_by_group_is_fixed_beforehand_and_verified(store: Store, tmp_pa
 
 
 def test_the_held_out_oracle_is_no_reference(store: Store) -> None:
-    _, sidecar = run(tiny(), store)
+    _, sidecar = usual(store)
     evidence = Evidence.from_bytes(sidecar)
     assert not (evidence.margins["oracles"] == evidence.margins["held_out"]).all(axis=1).any()
     assert len({row.tobytes() for row in evidence.margins["oracles"]}) == 19
 
 
 def test_interrupted_it_goes_on_where_it_stopped(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = run(tiny(), store)[1]
+    expected = usual(store)[1]
     fresh, written = Store(tmp_path / "store"), []
     true = Store.write
 
@@ -298,7 +304,7 @@ def test_ids_from_a_file(store: Store, tmp_path: Path) -> None:
 def test_weights_manifest_and_a_result_from_elsewhere(store: Store, tmp_path: Path) -> None:
     """The original with its sealed canaries, and a model that somebody else unlearned: no method is run."""
     case = prepare(tiny())
-    run(tiny(), store)
+    usual(store)
     original = fleet_for(case, store).read(case.original)
     assert case.manifest is not None
     case.manifest.save(tmp_path / "canaries.json")
@@ -321,7 +327,7 @@ def test_weights_manifest_and_a_result_from_elsewhere(store: Store, tmp_path: Pa
     assert result.method.saw is None
     assert result.canaries is not None
     assert result.canaries.commitment == case.manifest.commitment
-    first = Evidence.from_bytes(run(tiny(), store)[1])
+    first = Evidence.from_bytes(usual(store)[1])
     second = Evidence.from_bytes(sidecar)
     np.testing.assert_array_equal(first.margins["original"], second.margins["original"])
     np.testing.assert_array_equal(first.margins["oracles"], second.margins["oracles"])

@@ -146,7 +146,7 @@ def test_figures_are_described_in_words() -> None:
 def test_tables_have_headers(variant: str) -> None:
     tree = reader(rendered(variant)).trailer["/Root"]["/StructTreeRoot"]
     tables = [element for element in elements(tree["/K"]) if element.get("/S") == "/Table"]
-    assert len(tables) == {"hours": 7, "privacy": 8}[variant]
+    assert len(tables) == {"hours": 8, "privacy": 9}[variant]
     for table in tables:
         kinds = [element.get("/S") for element in elements(table["/K"])]
         assert kinds.count("/TH") >= 2
