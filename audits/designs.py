@@ -65,6 +65,7 @@ class Plan:
     oracles: int = 0  # retrained references that were asked for
     claim: Claim = "approximate"  # exact: the controller says that nothing is left, and no tolerance is granted
     classes: tuple[str, ...] = ()  # names, for the table of classes
+    groups: tuple[str, ...] = ()  # likewise, for the table of groups
 
     @property
     def confidence(self) -> float:

@@ -32,6 +32,7 @@ JUDGED = (
     "comparisons",
     "individuals",
     "collateral",
+    "by_group",
 )
 
 
@@ -138,6 +139,7 @@ def _verdict(result: AuditResult, sidecar: bytes, path: Path) -> Check:
             f"{path}: made with battery {result.battery}, this version computes battery {BATTERY}; "
             "verify it with the unlearnkit that wrote it"
         )
+    evidence = Evidence.from_bytes(sidecar, what=str(path))
     plan = Plan(
         result.request.kind,
         result.tier,
@@ -149,8 +151,8 @@ def _verdict(result: AuditResult, sidecar: bytes, path: Path) -> Check:
         0 if result.oracles is None else result.oracles.count + len(result.oracles.missing),
         result.claim,
         result.data.classes,
+        evidence.group_names,
     )
-    evidence = Evidence.from_bytes(sidecar, what=str(path))
     again = judge(evidence, plan)
     pairs = _counts(result, evidence)  # first: whatever else differs follows from these
     pairs += [(name, _plain(getattr(result, name)), _plain(getattr(again, name))) for name in JUDGED]

@@ -44,6 +44,10 @@ def written(kind: str = "examples") -> tuple[AuditResult, bytes]:
         return result_of(class_evidence(1, oracles=19), plan(kind="class"))
     if kind == "seconds":
         return result_of(evidence(1, oracles=0), plan(tier="seconds"))
+    if kind == "groups":
+        made = evidence(1, oracles=5, requested=20, twins=20, canaries=0, outputs=True)
+        made = dataclasses.replace(made, answer_group=np.arange(300) % 2, group_names=("north", "south"))
+        return result_of(made, plan(classes=sample("fail").result.data.classes, groups=("north", "south")))
     return result_of(
         evidence(1, oracles=19, requested=40, twins=40, canaries=40, leak_canaries=2.0),
         plan(tolerances=Tolerances(auc=0.15)),
@@ -79,7 +83,7 @@ def step(value: Any) -> Any:
     return json.loads(text[:spot] + str((int(text[spot]) + 1) % 10) + text[spot + 1 :])
 
 
-@pytest.mark.parametrize("kind", ["examples", "class", "seconds"])
+@pytest.mark.parametrize("kind", ["examples", "class", "seconds", "groups"])
 def test_fresh_results_verify(tmp_path: Path, kind: str) -> None:
     path = saved(tmp_path, kind)
     checked = verify_file(path)
@@ -196,6 +200,36 @@ def test_every_judged_word_is_computed_again(tmp_path: Path, change: Callable[[B
     checked = verify_file(path)
     assert not checked.passed
     assert checked.checks[-1].sentence.startswith(named)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda body: body.update(by_group=None), "by_group is None in the file, the evidence gives {'groups': "),
+        (lambda body: body["by_group"]["groups"].pop(), "by_group.groups is "),
+        (lambda body: body["by_group"]["groups"][0].update(name="south"), "by_group.groups[0].name is 'south' in the"),
+        (lambda body: body["by_group"]["groups"][1].update(audited=0.99), "by_group.groups[1].audited is 0.99 in the"),
+        (lambda body: body["by_group"].update(sentence="No group lost."), "by_group.sentence is 'No group lost.' in"),
+    ],
+)
+def test_the_table_by_group_follows_from_the_evidence(
+    tmp_path: Path, change: Callable[[Body], Any], named: str
+) -> None:
+    path = saved(tmp_path, "groups")
+    assert written("groups")[0].by_group is not None
+    forge(path, lambda body: (change(body), None)[1])
+    assert verify_file(path).checks[-1].sentence.startswith(named)
+
+
+def test_groups_that_were_not_registered_are_told(tmp_path: Path) -> None:
+    result, sidecar = written("groups")
+    fixed = plan(oracles=5, classes=result.data.classes, groups=("east", "west"))
+    store = Store(tmp_path / "store")
+    registration = register(store, fixed, request=result.request, data=result.data, canaries=None, models={})
+    checked = verify_file(save_audit(tmp_path, dataclasses.replace(result, registration=registration), sidecar))
+    assert checked.checks[-1].sentence == (
+        "registration.plan.groups[0] is 'east' in the file, the evidence gives 'north'"
+    )
 
 
 def test_oracles_that_failed_are_counted(tmp_path: Path) -> None:

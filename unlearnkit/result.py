@@ -262,7 +262,7 @@ class GroupGap:
 
 @dataclass(frozen=True)
 class Collateral:
-    """What unlearning cost others: held-out accuracy by class, and the class that lost most."""
+    """What unlearning cost others: held-out accuracy by class or group, and the one that lost most."""
 
     groups: tuple[GroupGap, ...]
     worst: str
