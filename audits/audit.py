@@ -396,7 +396,9 @@ def audit(spec: Spec, fleet: Fleet, *, command: str, case: Case | None = None) -
         for groups in (looked.jobs, looked.probes)
         for name, group in groups.items()
     }
-    registration = register(store, plan, request=request, data=data, canaries=canaries, models=keys)
+    registration = register(
+        store, plan, request=request, data=data, canaries=canaries, models=keys, groups=looked.groups.number
+    )
     made = _made(fleet, looked)
     there = {name: [one.key for one in group if not one.fault] for name, group in made.items()}
     read, left_out = _answered(made, looked)

@@ -14,7 +14,7 @@ from unlearnkit.audits.battery import ATTACKS, BATTERY, ORACLES, judge
 from unlearnkit.audits.designs import Plan, Tolerances
 from unlearnkit.audits.evidence import LEFT_OUT, Evidence, Group
 from unlearnkit.audits.findings import measured_epsilon
-from unlearnkit.audits.registration import json_plain
+from unlearnkit.audits.registration import grouped, json_plain
 from unlearnkit.audits.signing import check_pdf, check_statement, is_signed
 from unlearnkit.audits.signing import statement as statement_of
 from unlearnkit.reports.letterhead import LETTERHEAD, Letterhead
@@ -220,6 +220,7 @@ def _registered(result: AuditResult, plan: Plan, evidence: Evidence) -> list[tup
         ("registration.data", document.get("data"), result.data.fingerprint),
         ("registration.models", probes, there),
         ("registration.canaries", document.get("canaries"), result.canaries and result.canaries.commitment),
+        ("registration.groups", document.get("groups"), grouped(evidence.answer_group)),
     ]
 
 

@@ -232,6 +232,18 @@ def test_groups_that_were_not_registered_are_told(tmp_path: Path) -> None:
     )
 
 
+def test_examples_that_changed_their_group_are_told(tmp_path: Path) -> None:
+    """Whoever deals the groups after the look could hide whom it hurt."""
+    result, sidecar = written("groups")
+    fixed = plan(oracles=5, classes=result.data.classes, groups=("north", "south"))
+    parts: dict[str, Any] = {"request": result.request, "data": result.data, "canaries": None, "models": {}}
+    for number, passed in ((np.arange(300) % 2, True), (np.arange(300) // 150, False)):
+        registration = register(Store(tmp_path / "store"), fixed, **parts, groups=number)
+        checked = verify_file(save_audit(tmp_path, dataclasses.replace(result, registration=registration), sidecar))
+        assert checked.passed is passed
+    assert checked.checks[-1].sentence.startswith("registration.groups is ")
+
+
 def test_oracles_that_failed_are_counted(tmp_path: Path) -> None:
     """Three of 22 are missing: the verdict says so, and nobody can leave them out of the file."""
     result, sidecar = result_of(evidence(1, oracles=19), plan(), missing=("oracle 3: x", "oracle 7: y", "oracle 9: z"))
