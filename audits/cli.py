@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     help="Did this model forget what it was asked to forget? Carry out a deletion, audit it, write the report.",
-    epilog="Exit codes: 0 pass, 1 fail, 2 wrong use, 3 inconclusive, 4 invalid. Example: unlearnkit demo",
+    epilog="Exit codes: 0 pass or consistent, 1 fail or refused, 2 wrong use, 3 inconclusive, 4 invalid. "
+    "Example: unlearnkit demo",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -158,7 +159,7 @@ def train(
     device: DeviceOption = None,
     engine: EngineOption = "local",
 ) -> None:
-    """Train the original, with committed canaries if the spec plants any."""
+    """Train the original, with committed canaries if the spec plants any; writes model.safetensors."""
     from unlearnkit.audits.audit import fleet_for
     from unlearnkit.audits.case import prepare
     from unlearnkit.models import save_model
@@ -191,7 +192,10 @@ def unlearn(
     device: DeviceOption = None,
     engine: EngineOption = "local",
 ) -> None:
-    """Carry out the deletion with the spec's method; trains the original first where no weights are given."""
+    """Carry out the deletion with the spec's method; writes unlearned.safetensors.
+
+    The original is trained first where the spec names no weights.
+    """
     from unlearnkit.audits.audit import fleet_for, original_job, unlearn_job
     from unlearnkit.audits.case import demand, method_of, prepare
     from unlearnkit.editing import class_accuracy, has_seam
@@ -247,7 +251,10 @@ def audit(
     device: DeviceOption = None,
     engine: EngineOption = "local",
 ) -> None:
-    """Train, unlearn, retrain, attack, judge; writes audit.json, its evidence and report.pdf. Exit code by verdict."""
+    """Train, unlearn, retrain, attack, judge; writes audit.json, its evidence and report.pdf.
+
+    Exit code by verdict: 0 pass or consistent, 1 fail, 3 inconclusive, 4 invalid.
+    """
     from unlearnkit.audits.audit import audit as run_audit
     from unlearnkit.audits.audit import fleet_for
     from unlearnkit.audits.case import prepare
@@ -420,7 +427,7 @@ def report(
     ] = Path("report.pdf"),
     organization: Annotated[
         Path | None,
-        typer.Option(help="A TOML file: organization, contact, logo, language, words.", show_default=False),
+        typer.Option(help="A TOML file with your organization, contact, logo, language and words.", show_default=False),
     ] = None,
 ) -> None:
     """Write the report from a result file and its evidence; the same files give the same bytes."""
@@ -434,7 +441,12 @@ def report(
 
 @app.command(epilog=example("unlearnkit verify report.pdf"))
 def verify(
-    file: Annotated[Path, typer.Argument(help="A report or a result file.", show_default=False)],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="A report.pdf, or an audit.json with its evidence beside it.", metavar="FILE", show_default=False
+        ),
+    ],
     trust: Annotated[
         Path | None, typer.Option(help="Certificates (PEM) to which a signature must lead.", show_default=False)
     ] = None,
@@ -443,7 +455,10 @@ def verify(
         typer.Option(help="A signed statement; default: the one beside a report, if any.", show_default=False),
     ] = None,
 ) -> None:
-    """Compute the verdict again from the evidence, check hashes and signatures. Exit code 1: the file is refused."""
+    """Compute the verdict again from the evidence, check hashes and signatures.
+
+    Exit code 1 when something does not hold, 2 when the file is no result at all.
+    """
     from unlearnkit.audits.ledger import shown
     from unlearnkit.audits.verify import verify_file
 
@@ -529,7 +544,7 @@ def sign(
 @app.command(epilog=example("unlearnkit selftest"))
 def selftest(
     long: Annotated[bool, typer.Option("--long", help="Five times as many simulated audits.")] = False,
-    seed: Annotated[int, typer.Option(help="Another one: other models, other simulated audits.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Another seed gives other models and other simulated audits.", min=0)] = 0,
 ) -> None:
     """Sixteen audits whose right answer is known beforehand. Exit code 1 when the auditor gets one wrong."""
     from unlearnkit.audits.selftest import LONG, RUNS

@@ -49,14 +49,29 @@ def ledger_add(
     model: Annotated[
         Path | None, typer.Option(help="The weights that were unlearned or released.", show_default=False)
     ] = None,
-    day: Annotated[str | None, typer.Option("--date", help="2026-11-21; default: today.", show_default=False)] = None,
+    day: Annotated[
+        str | None,
+        typer.Option(
+            "--date",
+            help="The day of the step, as 2026-11-21; default: today, or the day of the audit.",
+            show_default=False,
+        ),
+    ] = None,
     note: Annotated[str, typer.Option(help="A remark.", show_default=False)] = "",
     store: Annotated[
         str | None,
         typer.Option(help="The audit's store, for its oracles; default: store beside AUDIT.json.", show_default=False),
     ] = None,
-    folder: Annotated[Path, typer.Option(help="The folder of the audit's spec.")] = Path(),
-    evidence_only: Annotated[bool, typer.Option("--evidence-only", help="Without data and oracles.")] = False,
+    folder: Annotated[
+        Path, typer.Option(help="The folder in which the audit's spec lies: its paths start there.")
+    ] = Path(),
+    evidence_only: Annotated[
+        bool,
+        typer.Option(
+            "--evidence-only",
+            help="Record what the evidence alone says; without data and oracles less can be checked later.",
+        ),
+    ] = False,
 ) -> None:
     """Add one line: an audit with the statistics that a re-check needs, or another step of a deletion.
 
@@ -203,7 +218,7 @@ def ledger_verify(
     ledgers: Annotated[list[Path], typer.Argument(help="The ledgers.", metavar="LEDGER...", show_default=False)],
     head: HeadOption = None,
 ) -> None:
-    """Hold every line against its hash and the line before. Exit code 1 when something is wrong; all of it is named."""
+    """Hold every line against its hash and the line before; names all that is wrong. Exit code 1 where anything is."""
     if head is not None and len(ledgers) > 1:
         raise UsageError(f"ledger verify: --head belongs to one ledger, got {len(ledgers)}")
     if not all([_is_whole(ledger, head) for ledger in ledgers]):
@@ -237,20 +252,27 @@ def check(
     ledger: LedgerArgument,
     model: Annotated[Path, typer.Option(help="The weights about to ship.", show_default=False)],
     data: Annotated[
-        str | None, typer.Option(help="npz:PATH …, as in a spec; default: what the ledger names.", show_default=False)
+        str | None,
+        typer.Option(
+            help="Where the examples are (npz:PATH …, as in a spec); default: what the ledger names.",
+            show_default=False,
+        ),
     ] = None,
     canaries: Annotated[
         list[Path] | None, typer.Option(help="An opened canary manifest; may be repeated.", show_default=False)
     ] = None,
     architecture: Annotated[
-        str | None, typer.Option(help="For weights that do not name theirs.", show_default=False)
+        str | None, typer.Option(help="The architecture of weights that do not name theirs.", show_default=False)
     ] = None,
     head: HeadOption = None,
     junit: Annotated[Path | None, output("Write JUnit XML.")] = None,
     summary: Annotated[Path | None, output("Write Markdown, for a CI step; it lists every failure.")] = None,
     sarif: Annotated[Path | None, output("Write SARIF, for code scanning.")] = None,
 ) -> None:
-    """Hold the model about to ship against every audited deletion, in seconds. Exit code by verdict."""
+    """Hold the model about to ship against every audited deletion, in seconds.
+
+    Exit code by verdict: 0 pass, 1 fail, 3 inconclusive, 4 invalid; 2 for a damaged or empty ledger.
+    """
     from unlearnkit.audits import formats
     from unlearnkit.audits.check import check_files
     from unlearnkit.audits.ledger import shown
