@@ -429,7 +429,7 @@ def audit(spec: Spec, fleet: Fleet, *, command: str, case: Case | None = None) -
         controls=judgement.controls,
         flags=judgement.flags,
         verdict=judgement.verdict,
-        captions=_captions(evidence),
+        captions=captions(evidence),
         evidence=EvidenceRecord("evidence.safetensors", hashlib.sha256(sidecar).hexdigest()),
         environment=Environment(
             unlearnkit=unlearnkit.__version__,
@@ -630,7 +630,8 @@ def _canary_record(case: Case, wanted: Demand) -> CanaryRecord | None:
     )
 
 
-def _captions(evidence: Evidence) -> dict[str, str]:
+def captions(evidence: Evidence) -> dict[str, str]:
+    """What the figures show; they say whose curves are drawn, which the evidence decides."""
     design = coin_design(evidence)
     pair = "Requested examples against held-out ones"
     if design is not None and design.exact:

@@ -28,6 +28,7 @@ from unlearnkit.result import AuditResult, Flag, UsageError
 from unlearnkit.store import Store
 
 Body = dict[str, Any]
+CLASSES = sample("fail").result.data.classes
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -177,6 +178,8 @@ def test_one_changed_digit_is_refused_with_and_without_a_fitting_digest(
         ),
         (lambda body: body["verdict"].update(headline="All is well."), "verdict.headline is 'All is well.'"),
         (lambda body: body["verdict"]["why"].pop(), "verdict.why is "),
+        (lambda body: body["captions"].update(roc="Somebody else's."), 'captions.roc is "Somebody else\'s." in the fi'),
+        (lambda body: body["captions"].pop("margins"), "captions is {'roc': "),
         (lambda body: body["tests"][0].update(state="PASS"), "tests[0].state is 'PASS'"),
         (lambda body: body["tests"][0].update(sentence="Fine."), "tests[0].sentence is 'Fine.'"),
         (lambda body: body["tests"].pop(), "tests is "),
@@ -324,7 +327,7 @@ def test_no_registered_probe_is_left_out_in_silence(tmp_path: Path, asked: str, 
     made = evidence(1, oracles=5, requested=20, twins=20, canaries=0, outputs=True)
     if noted:
         made = dataclasses.replace(made, notes=(Flag("probe left out", f"{noted}: failed"),))
-    fixed = plan(oracles=5, classes=sample("fail").result.data.classes)
+    fixed = plan(oracles=5, classes=CLASSES)
     result, sidecar = result_of(made, fixed)
     registration = register(
         Store(tmp_path / "store"),
@@ -332,12 +335,45 @@ def test_no_registered_probe_is_left_out_in_silence(tmp_path: Path, asked: str, 
         request=result.request,
         data=result.data,
         canaries=None,
-        models={"audited": ["a" * 64], f"{asked}/audited": ["b" * 64]},
+        models={**MODELS, f"{asked}/audited": ["b" * 64]},
     )
     checked = verify_file(save_audit(tmp_path, dataclasses.replace(result, registration=registration), sidecar))
     assert checked.passed is passed
     if not passed:
         assert checked.checks[1].sentence.startswith("registration.models is ['Pruning'] in the file, the evidence ")
+
+
+MODELS = {"original": ["o" * 64], "audited": ["a" * 64], "oracles": ["c" * 64] * 6, "ensemble": []}
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({}, None),
+        ({"oracles": MODELS["oracles"] * 2}, "oracles is 12 in the file, the evidence gives 6"),
+        ({"oracles": []}, "oracles is 0 in the file, the evidence gives 6"),
+        ({"original": []}, "original is 0 in the file, the evidence gives 1"),
+        ({"original": "o" * 64}, "original is 0 in the file, the evidence gives 1"),
+        ({"audited": ["a" * 64, "b" * 64]}, "audited is 2 in the file, the evidence gives 1"),
+        ({"ensemble": ["e" * 64] * 64}, "ensemble is 64 in the file, the evidence gives 0"),
+    ],
+)
+def test_as_many_models_were_looked_at_as_were_registered(
+    tmp_path: Path, changes: dict[str, Any], named: str | None
+) -> None:
+    made, fixed = evidence(1, oracles=5, requested=20, twins=20, canaries=0), plan(oracles=5, classes=CLASSES)
+    result, sidecar = result_of(made, fixed)
+    registration = register(
+        Store(tmp_path / "store"),
+        fixed,
+        request=result.request,
+        data=result.data,
+        canaries=None,
+        models={**MODELS, **changes},
+    )
+    checked = verify_file(save_audit(tmp_path, dataclasses.replace(result, registration=registration), sidecar))
+    assert checked.passed is (named is None)
+    assert named is None or checked.checks[1].sentence == f"registration.models.{named}"
 
 
 def test_missing_files(tmp_path: Path) -> None:
