@@ -239,7 +239,7 @@ def test_examples_that_changed_their_group_are_told(tmp_path: Path) -> None:
     """Whoever deals the groups after the look could hide whom it hurt."""
     result, sidecar = written("groups")
     fixed = plan(oracles=5, classes=result.data.classes, groups=("north", "south"))
-    parts: dict[str, Any] = {"request": result.request, "data": result.data, "canaries": None, "models": {}}
+    parts: dict[str, Any] = {"request": result.request, "data": result.data, "canaries": None, "models": MODELS}
     for number, passed in ((np.arange(300) % 2, True), (np.arange(300) // 150, False)):
         registration = register(Store(tmp_path / "store"), fixed, **parts, groups=number)
         checked = verify_file(save_audit(tmp_path, dataclasses.replace(result, registration=registration), sidecar))
