@@ -18,9 +18,9 @@ from unlearnkit.audits.arena import Arena, Found, Rows
 from unlearnkit.audits.hardness import among_random, like_mix, mean_gap, mean_interval
 from unlearnkit.audits.rank import oracle_rank
 from unlearnkit.audits.roc import auc
-from unlearnkit.hardest import FOUND, RANDOM, Cell, Hardness, Measure, SetRecord
+from unlearnkit.hardest import FOUND, RANDOM
 from unlearnkit.jobs import ModelJob
-from unlearnkit.result import Flag, UsageError
+from unlearnkit.result import Cell, Flag, Hardness, Measure, SetRecord, UsageError
 from unlearnkit.types import Attack, Known, Method, Observation, References
 
 Array = NDArray[np.float64]

@@ -15,6 +15,7 @@ from unlearnkit.result import (
     Accuracy,
     AuditResult,
     CanaryRecord,
+    Cell,
     Collateral,
     Comparison,
     Control,
@@ -23,9 +24,12 @@ from unlearnkit.result import (
     Evidence,
     Flag,
     GroupGap,
+    HardExample,
+    Hardness,
     Individual,
     Individuals,
     Interval,
+    Measure,
     MethodRecord,
     ModelRecord,
     OracleRecord,
@@ -34,7 +38,9 @@ from unlearnkit.result import (
     Quantity,
     Registration,
     Request,
+    SetRecord,
     State,
+    StressSets,
     Verdict,
 )
 
@@ -307,6 +313,59 @@ def _collateral(classes: int = 10) -> Collateral:
     )
 
 
+def _by_group() -> Collateral:
+    groups = tuple(
+        GroupGap(name, n, audited, Interval(0.91, 0.94, 0.97, 0.9), Interval(-0.09, audited - 0.94, 0.04), p)
+        for name, n, audited, p in (("site-a", 200, 0.945, 1.0), ("site-b", 160, 0.9, 0.05))
+    )
+    return Collateral(groups, "site-b", 0.04, 0.05, "Group 'site-b' lost most against retraining: 4.0\u00a0points.")
+
+
+def _stress() -> StressSets:
+    """A found set among five random ones."""
+    names = ("highest out-of-sample loss", *(f"random {i + 1}" for i in range(5)))
+    cells = tuple(
+        Cell(
+            "SalUn",
+            name,
+            (
+                Measure("UA", "%", Interval(0.0, 6.9, 14.1), Interval(88.2, 92.4, 95.1), Interval(-92.1, -85.5, -78.8)),
+                Measure(
+                    "margin shift",
+                    "σ",
+                    Interval(1.0, 2.4, 3.8),
+                    Interval(-1.0, 0.0, 1.0),
+                    Interval(0.7, 2.4, 4.1),
+                    0.17,
+                ),
+            ),
+            Interval(20.1, 22.4 - 3 * i, 24.6),
+            0.31,
+        )
+        for i, name in enumerate(names)
+    )
+    rates = {"UA": Interval(88.2, 92.4, 95.1), "RA": Interval(99.9, 100.0, 100.0), "TA": Interval(96.1, 97.2, 98.4)}
+    return StressSets(
+        method="SalUn",
+        confidence=0.95,
+        oracles=5,
+        unlearnings=3,
+        pool=16,
+        sets=tuple(
+            SetRecord(name, "random" if i else "found", "", 144, (14,) * 9 + (18,), _hash(name), None, rates)
+            for i, name in enumerate(names)
+        ),
+        cells=cells,
+        hardness=(Hardness("SalUn", names[0], "average gap", 22.4, Interval(9.1, 13.4, 17.7), 1.7, 1 / 6),),
+        floor=0.31,
+        hardest_set=names[0],
+        hardest=tuple(HardExample(f"digits/{i:04d}", str(i), 4.2 - 0.3 * i) for i in range(10)),
+        unit="mean out-of-sample loss",
+        sentences=("SalUn: average gap 22.4\u00a0points on the highest out-of-sample loss, 13.4 on random sets.",),
+        left_out=("a whole class: the test is for examples",),
+    )
+
+
 def _registration() -> Registration:
     document = {
         "battery": "1",
@@ -473,7 +532,13 @@ def _privacy() -> tuple[AuditResult, bytes]:
 
 def _hours() -> tuple[AuditResult, bytes]:
     result, evidence = _fail()
-    return dataclasses.replace(result, tier="hours", comparisons=(*_comparisons(), *_ensemble())), evidence
+    return dataclasses.replace(
+        result,
+        tier="hours",
+        comparisons=(*_comparisons(), *_ensemble()),
+        by_group=_by_group(),
+        stress=_stress(),
+    ), evidence
 
 
 def _inconclusive() -> tuple[AuditResult, bytes]:

@@ -14,7 +14,7 @@ from sample_result import VARIANTS, sample
 
 from unlearnkit.result import SCHEMA, AuditResult, Interval, UsageError, evidence_path, nearest
 
-GOLDEN = Path(__file__).parent / "golden" / "audit-schema-2.json"
+GOLDEN = Path(__file__).parent / "golden" / "audit-schema-3.json"
 
 
 def body(variant: str = "fail") -> dict[str, Any]:
@@ -80,9 +80,9 @@ def test_what_is_no_number_is_never_read(token: str, place: str) -> None:
         (b"{}", "it has no integer 'schema'"),
         (b'{"schema": "1"}', "it has no integer 'schema'"),
         (b'{"schema": true}', "it has no integer 'schema'"),
-        (b'{"schema": 2}', "not a valid audit result: battery: Field required"),
-        (b'{"schema": 3}', "audit result of schema 3, this version reads schema 2; use the unlearnkit that wrote it"),
-        (b'{"schema": 1}', "audit result of schema 1, this version reads schema 2"),
+        (b'{"schema": 3}', "not a valid audit result: battery: Field required"),
+        (b'{"schema": 4}', "audit result of schema 4, this version reads schema 3; use the unlearnkit that wrote it"),
+        (b'{"schema": 2}', "audit result of schema 2, this version reads schema 3"),
     ],
 )
 def test_other_files(text: bytes, message: str) -> None:
@@ -152,7 +152,7 @@ def test_a_changed_value_does_not_match_the_digest(path: tuple[str | int, ...]) 
         place = place[step]
     old = place[path[-1]]
     place[path[-1]] = "PASS" if path[0] == "verdict" else (old + 0.1 if isinstance(old, float) else f"{old}0")
-    with pytest.raises(UsageError, match="does not match its own digest; the file was changed after the audit"):
+    with pytest.raises(UsageError, match="does not match its own digest; the file was changed afterwards"):
         AuditResult.from_json(json.dumps(made))
     del made["digest"]
     with pytest.raises(UsageError, match="does not match its own digest"):
@@ -177,18 +177,19 @@ def test_evidence_lies_beside_the_result_and_nowhere_else(name: str, tmp_path: P
     assert evidence_path(tmp_path / "audit.json", result) == tmp_path / "audit.evidence.safetensors"
 
 
-def test_golden_file_of_schema_2() -> None:
+def test_golden_file_of_schema_3() -> None:
     """Whoever changes what a file of this schema holds must raise its number, and write another golden file."""
     text = GOLDEN.read_text()
     result = AuditResult.from_json(text)
-    assert result.schema == SCHEMA == 2
+    assert result.schema == SCHEMA == 3
     assert result.verdict.word == "FAIL"
     assert result.request.id == "DR-2026-017"
     assert [test.name for test in result.tests][:2] == ["Canary coin test", "4-bit quantized, canary"]
     assert result.tests[0].leak == Interval(-0.02013, 0.03017, 0.08104)
     assert result.tier == "hours"
     assert result.nonstandard == ("oracles 19 instead of 39", "tolerance margin 0.4 instead of 1")
-    assert None not in (result.registration, result.individuals, result.collateral, result.privacy)
+    parts = (result.registration, result.individuals, result.collateral, result.privacy, result.by_group, result.stress)
+    assert None not in parts
     assert result.comparisons[-1].name == "NeurIPS 2023 forgetting score"
     assert result.comparisons[-1].p is None
     assert result.to_json() == text

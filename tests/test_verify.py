@@ -151,7 +151,7 @@ def test_one_changed_digit_is_refused_with_and_without_a_fitting_digest(
         assert part[place[-1]] != old
 
     forge(path, change, fix_digest=False)
-    with pytest.raises(UsageError, match="does not match its own digest; the file was changed after the audit"):
+    with pytest.raises(UsageError, match="does not match its own digest; the file was changed afterwards"):
         verify_file(path)
     path = saved(tmp_path)
     forge(path, change)

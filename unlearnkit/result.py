@@ -9,12 +9,13 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import pydantic
 from pydantic import ConfigDict, TypeAdapter
 
-SCHEMA = 2
+SCHEMA = 3
+T = TypeVar("T")
 
 State = Literal["PASS", "LEAK_BELOW_TOLERANCE", "INCONCLUSIVE", "FAIL", "INVALID"]
 Word = Literal["PASS", "CONSISTENT", "INCONCLUSIVE", "FAIL", "INVALID"]
@@ -25,6 +26,10 @@ EXIT_CODES: dict[str, int] = {"PASS": 0, "CONSISTENT": 0, "FAIL": 1, "INCONCLUSI
 
 class UsageError(ValueError):
     """Wrong use, said in one sentence a user can act on. The command line prints it and exits with 2."""
+
+
+class Changed(UsageError):
+    """A file whose content does not match its own digest: somebody changed it."""
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -267,6 +272,90 @@ class Collateral:
 
 
 @dataclass(frozen=True)
+class SetRecord:
+    """One forget set: a found one, or a random one beside it."""
+
+    name: str
+    kind: str  # found, random
+    against: str  # the method in whose way it was put; empty: none, or a random set
+    size: int
+    classes: tuple[int, ...]  # how many examples of each class
+    fingerprint: str  # SHA-256 of the sorted ids, one a line
+    forget_class: int | None
+    retrained: dict[str, Interval]  # UA, RA, TA of its oracles, percent
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One number of a method on a set, beside that of the oracles of that very set."""
+
+    name: str
+    unit: str
+    audited: Interval  # mean over unlearnings with different seeds
+    oracles: Interval
+    gap: Interval  # audited minus oracles
+    p: float | None = None  # exact rank among the oracles, where there is a test
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One method on one set."""
+
+    method: str
+    set: str
+    measures: tuple[Measure, ...]
+    average_gap: Interval  # mean distance of UA, RA, TA (and MIA) from retraining, percentage points, over the seeds
+    floor: float | None  # the same of one oracle held against the others; None for a single oracle
+
+
+@dataclass(frozen=True)
+class Hardness:
+    """A found set among the random ones."""
+
+    method: str  # empty: of the oracles themselves
+    set: str
+    measure: str
+    found: float
+    random: Interval
+    ratio: float | None  # None where the random sets have none
+    p: float  # exact; bounded below by 1 / (1 + random sets)
+
+
+@dataclass(frozen=True)
+class HardExample:
+    """One of the hardest examples of a set; its image lies in the evidence, where the inputs are images."""
+
+    id: str
+    label: str  # name of its class
+    score: float
+
+
+@dataclass(frozen=True)
+class StressSets:
+    """Tier `hours`: the method asked to forget other sets than the requested one, each against its own oracles.
+
+    Says what a request for harder examples would meet; no verdict hangs on it. hardest: of the found set with the
+    largest average gap, in the order of `unit`. floor: the average gap of one oracle against the others, the
+    mean over sets.
+    """
+
+    method: str
+    confidence: float
+    oracles: int  # of each set
+    unlearnings: int  # of each set
+    pool: int  # models on random halves that the sets were found by
+    sets: tuple[SetRecord, ...]
+    cells: tuple[Cell, ...]
+    hardness: tuple[Hardness, ...]
+    floor: float | None
+    hardest_set: str
+    hardest: tuple[HardExample, ...]
+    unit: str
+    sentences: tuple[str, ...]
+    left_out: tuple[str, ...]  # sets of this tier that could not be asked for, each with its reason
+
+
+@dataclass(frozen=True)
 class PrivacyRecord:
     """Differentially private training: what the accountant promises, and what this audit measured on the original."""
 
@@ -350,37 +439,53 @@ class AuditResult:
     individuals: Individuals | None = None
     collateral: Collateral | None = None
     privacy: PrivacyRecord | None = None
+    by_group: Collateral | None = None  # the same by the groups that the spec names, not by class
+    stress: StressSets | None = None
 
     def to_json(self) -> str:
         """The file's text, with a digest over all of it; NaN and infinity are refused."""
-        body = dataclasses.asdict(self)
-        return json.dumps({**body, "digest": _digest(body)}, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        return sealed(self)
 
     @classmethod
     def from_json(cls, text: str | bytes, *, what: str = "audit.json") -> AuditResult:
         """Read and validate; refuses a newer schema, a file that is not a result, and one whose digest is wrong."""
-        try:
-            body = json.loads(text, parse_constant=_refuse)
-            json.dumps(body, allow_nan=False)  # 1e999 reads as infinity
-        except (ValueError, RecursionError) as error:
-            raise UsageError(f"{what}: not readable as JSON ({error})") from error
-        if not isinstance(body, dict) or type(body.get("schema")) is not int:
-            raise UsageError(f"{what}: not an audit result of unlearnkit (it has no integer 'schema')")
-        if body["schema"] != SCHEMA:
-            raise UsageError(
-                f"{what}: audit result of schema {body['schema']}, this version reads schema {SCHEMA}; "
-                "use the unlearnkit that wrote it or a newer one"
-            )
-        digest = body.pop("digest", None)
-        try:
-            result: AuditResult = TypeAdapter(cls).validate_json(json.dumps(body), strict=True)
-        except pydantic.ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise UsageError(f"{what}: not a valid audit result: {where}: {first['msg']}") from error
-        if digest != _digest(body):
-            raise UsageError(f"{what}: the content does not match its own digest; the file was changed after the audit")
-        return result
+        return opened(cls, text, what=what, kind="audit result", schema=SCHEMA)
+
+
+def sealed(result: Any) -> str:
+    """A result as the text of a file, with a digest over all of it; NaN and infinity are refused."""
+    body = dataclasses.asdict(result)
+    return json.dumps({**body, "digest": _digest(body)}, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def opened(cls: type[T], text: str | bytes, *, what: str, kind: str, schema: int) -> T:
+    """Read and validate what `sealed` wrote; `Changed` where the digest is wrong, else `UsageError` in one sentence."""
+    try:
+        body = json.loads(text, parse_constant=_refuse)
+        json.dumps(body, allow_nan=False)  # 1e999 reads as infinity
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{what}: not readable as JSON ({error})") from error
+    if not isinstance(body, dict) or type(body.get("schema")) is not int:
+        raise UsageError(f"{what}: not {_article(kind)} of unlearnkit (it has no integer 'schema')")
+    if body["schema"] != schema:
+        raise UsageError(
+            f"{what}: {kind} of schema {body['schema']}, this version reads schema {schema}; "
+            "use the unlearnkit that wrote it or a newer one"
+        )
+    digest = body.pop("digest", None)
+    try:
+        result = TypeAdapter(cls).validate_json(json.dumps(body), strict=True)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise UsageError(f"{what}: not a valid {kind}: {where}: {first['msg']}") from error
+    if digest != _digest(body):
+        raise Changed(f"{what}: the content does not match its own digest; the file was changed afterwards")
+    return result
+
+
+def _article(noun: str) -> str:
+    return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
 
 
 def _refuse(constant: str) -> None:
