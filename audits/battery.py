@@ -269,10 +269,10 @@ def judge(evidence: Evidence, plan: Plan) -> Judgement:
         verdict=verdict,
         nonstandard=nonstandard(plan),
         comparisons=(
-            *compressed_rows(evidence, copies),
             *comparisons(evidence, plan),
             *_beside_the_original(evidence, plan),
             *_unlearned_or_not(evidence, plan),
+            *compressed_rows(evidence, copies),
         ),
         individuals=singles,
         collateral=other_classes(evidence, plan),

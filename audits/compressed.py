@@ -65,12 +65,12 @@ def compressed_rows(evidence: Evidence, copies: Sequence[Compressed]) -> tuple[C
     design = coin_design(evidence)
     if design is None:
         return ()
-    compared = "Deleted canaries over never-used ones, beside chance"
-    assumed = "The coins were tossed, so that p is exact" + ", though the oracles were not compressed" * bool(
-        evidence.oracles
-    )
+    compared, assumed = "Deleted canaries over never-used ones", "The coins were tossed, so that p is exact"
     if not design.exact:
-        compared, assumed = "Requested over held-out examples, beside chance", "p takes both to be exchangeable"
+        compared, assumed = "Requested over held-out examples", "p takes both to be exchangeable"
+    elif evidence.oracles:
+        assumed += ", though the oracles, which standardize the scores, were not compressed"
+    copied = f"adjusted for {len(copies)} compressed copies"
     return tuple(
         rounded(
             Comparison(
@@ -80,7 +80,8 @@ def compressed_rows(evidence: Evidence, copies: Sequence[Compressed]) -> tuple[C
                 Interval(None, 0.5, None),
                 copy.coin.p,
                 copy.original,
-                f"{compared}; adjusted for {len(copies)} compressed copies p = {copy.p_adjusted:.2g}. {assumed}.",
+                f"{compared}, beside chance; {copied} p = {copy.p_adjusted:.2g}."
+                + f" {assumed}." * (copy is copies[0]),
             )
         )
         for copy in copies

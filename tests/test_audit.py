@@ -281,8 +281,8 @@ def test_the_tier_seconds_trains_no_oracle(store: Store) -> None:
 
 
 def test_in_tier_hours_two_halves_trade_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(ORACLES, "hours", 4)  # and as many unlearnings, for the time it takes
-    spec = tiny(audit={"tier": "hours", "oracles": 4}, canaries=None)
+    monkeypatch.setitem(ORACLES, "hours", 2)  # and as many unlearnings, for the time it takes
+    spec = tiny(audit={"tier": "hours", "oracles": 2}, recipe={"epochs": 1}, canaries=None)
     result, sidecar = run(spec, Store(tmp_path / "store"))
     assert verify_file(save_audit(tmp_path, result, sidecar)).passed
     wanted, evidence = demand(prepare(spec)), Evidence.from_bytes(sidecar)

@@ -83,8 +83,9 @@ def test_a_leak_that_comes_back_is_flagged_and_changes_no_verdict() -> None:
     assert after.verdict == before.verdict
     row = next(row for row in after.comparisons if row.name == "Canary coin test, weights rounded to 4 bits")
     assert row.p == 0.0001
-    assert "adjusted for 5 compressed copies p = 0.0005. The coins were tossed" in row.sentence
-    assert "though the oracles were not compressed" in row.sentence
+    assert row.sentence.endswith("beside chance; adjusted for 5 compressed copies p = 0.0005.")
+    first = next(row for row in after.comparisons if row.name == "Canary coin test, weights rounded to 8 bits")
+    assert first.sentence.endswith("p is exact, though the oracles, which standardize the scores, were not compressed.")
 
 
 def test_a_leak_that_never_went_does_not_come_back() -> None:
