@@ -19,7 +19,7 @@ Law = Literal["normal", "t3", "skewed"]
 ATTACK = "Threshold"  # its score is the margin itself
 CLASSES = 10
 _BESIDE = 100  # retained, and held-out, examples that nobody asked to forget
-_PAIRS = 3
+_PAIRS, _DEALT = 3, 20  # models that trade places, and at most so many examples that do
 _ANSWERED = 300  # held-out examples
 _SPOKEN = 200  # at most so many requested examples with their whole output
 
@@ -186,7 +186,7 @@ def _with_others(evidence: Evidence, rng: np.random.Generator, law: Law, common:
     read = min(19, evidence.oracles)
     legacy = {f"{MIA_EFFICACY}/{name}": rng.random(read if name == "oracles" else 1) for name in PROBED_MODELS}
     asked = evidence.rows(Group.REQUESTED)
-    points = asked.size // 2 * 2
+    points = min(asked.size, _DEALT) // 2 * 2
     forget = np.zeros((_PAIRS, points), dtype=np.uint8)
     for dealt in forget:
         dealt[rng.permutation(points)[: points // 2]] = 1

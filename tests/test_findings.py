@@ -147,19 +147,19 @@ def test_mia_efficacy_is_read_from_the_margins_in_the_evidence() -> None:
 
 
 def test_halves_that_trade_places_are_scored_against_the_oracles() -> None:
-    made = seen(5, requested=31)
+    made = seen(5, requested=19)
     assert made.swapped is not None
     assert made.swapped_forget is not None
     forget = made.swapped_forget == 1
     row = by_name(made)["SWAP test"]
-    usual = made.margins["oracles"][:, :30]
+    usual = made.margins["oracles"][:, :18]
     z = (made.swapped - usual.mean(axis=0)) / usual.std(axis=0, ddof=1)
     advantages = [
         (one[own][:, None] > one[~own]).mean() + (two[~own][:, None] > two[own]).mean() - 1
         for (one, two), own in zip(z, forget, strict=True)
     ]
     assert row.value == pytest.approx(np.mean(advantages))
-    assert row.sentence.startswith("3 pairs of models; of each, one was trained on one half of 30 requested examples")
+    assert row.sentence.startswith("3 pairs of models; of each, one was trained on one half of 18 requested examples")
     assert "at 95\u00a0% confidence " in row.sentence
     leaking = made.swapped + 2.0 * np.stack([forget, ~forget], axis=1)
     found = by_name(dataclasses.replace(made, swapped=leaking))["SWAP test"]

@@ -184,12 +184,12 @@ def guard_asleep(patch: pytest.MonkeyPatch) -> None:
 
 
 def unseeded(patch: pytest.MonkeyPatch) -> None:
-    right, rng = battery.coin_test, np.random.default_rng()
+    right, rng = designs.coin_test, np.random.default_rng()
 
     def test(*args: Any, **more: Any) -> Any:
         return right(*args, **{**more, "seed": int(rng.integers(1 << 30))})
 
-    patch.setattr(battery, "coin_test", test)
+    patch.setattr(designs, "coin_test", test)
 
 
 def order_matters(patch: pytest.MonkeyPatch) -> None:
