@@ -16,10 +16,10 @@ import torch
 from numpy.typing import NDArray
 
 import unlearnkit
-from unlearnkit.audits.battery import ATTACKS, BATTERY, ORACLES, PROBED, PROBES, judge
+from unlearnkit.audits.battery import ATTACKS, BATTERY, ORACLES, PROBED, PROBES, judge, legacy
 from unlearnkit.audits.case import Case, Demand, demand, method_of, prepare
-from unlearnkit.audits.designs import Plan, coin_design
-from unlearnkit.audits.evidence import Evidence, FloatArray, Group, envelope
+from unlearnkit.audits.designs import Plan, coin_design, coin_design_of
+from unlearnkit.audits.evidence import SWAP, TREATED, UNTRAINED, Evidence, FloatArray, Group, envelope
 from unlearnkit.audits.findings import measured_epsilon
 from unlearnkit.audits.groups import Groups, held_out_groups
 from unlearnkit.audits.rank import oracles_needed
@@ -27,6 +27,7 @@ from unlearnkit.audits.registration import register
 from unlearnkit.audits.resurrection import LEAST_ORACLES
 from unlearnkit.audits.roc import roc
 from unlearnkit.audits.spec import Spec
+from unlearnkit.audits.swapping import swap_jobs
 from unlearnkit.fleet import Fleet, Watch
 from unlearnkit.jobs import GivenModel, Job, Made, ModelJob, ObserveJob, Points, ProbeJob, TrainJob, UnlearnJob
 from unlearnkit.models import build, load_state, pack, read_metadata, read_state
@@ -47,10 +48,14 @@ from unlearnkit.result import (
 )
 from unlearnkit.result import Evidence as EvidenceRecord
 from unlearnkit.store import Store, content_key, sha256_file, write_atomic
+from unlearnkit.treatments import COMPRESSED, DRAWN_ANEW
 from unlearnkit.types import Method, Observation, Probe
 
 MOST_POINTS = 5_000  # examples of a large set on which every oracle's accuracy is measured
 MOST_OUTPUTS = 200  # requested examples whose whole output is kept as evidence
+MOST_BESIDE = 500  # retained, and held-out, examples whose margins are
+SWAP_PAIRS, LEAST_SWAPPED = 3, 20  # pairs of models that trade places, and examples that must be there to be dealt
+_NOBODY: NDArray[np.int64] = np.empty(0, dtype=np.int64)
 
 
 def asked_oracles(spec: Spec) -> int:
@@ -167,10 +172,17 @@ class Looks:
 
     jobs: dict[str, list[ObserveJob]]  # original, audited, oracles (the last one is held out), ensemble
     probes: dict[str, list[ProbeJob]]  # "probe/model": original, audited, oracles
+    further: dict[str, list[ObserveJob]]  # "what/model": treated weights, an untrained copy, pairs that traded places
     y: NDArray[np.int64]
     ids: tuple[str, ...]  # of the requested examples
     part: dict[str, NDArray[np.int64]]  # name -> positions among the points of the jobs
     groups: Groups  # of the held-out examples
+    swap_forget: NDArray[np.bool_] | None  # what the first model of each pair forgets, [pair, requested point]
+
+    @property
+    def asked(self) -> dict[str, Sequence[Job]]:
+        """Every job, by the name under which it is registered."""
+        return {**self.jobs, **self.probes, **self.further}
 
 
 def looks(case: Case, wanted: Demand, models: Models) -> Looks:
@@ -200,8 +212,21 @@ def looks(case: Case, wanted: Demand, models: Models) -> Looks:
             ("ensemble", models.ensemble),
         )
     }
+    label = wanted.deletion.forget_class
+    unasked = part["test"] if label is None else part["test"][y[part["test"]] != label]
+    part |= {"beside retained": _sample(part["retain"], MOST_BESIDE), "beside held out": _sample(unasked, MOST_BESIDE)}
+    further = _treated(wanted, models)
+    if models.oracles:
+        asked = wanted.requested[_sample(np.arange(wanted.requested.size), MOST_OUTPUTS)]
+        name = f"look at an untrained copy of {models.original.name}"
+        copy = ObserveJob(name, (models.original,), Points(asked, _NOBODY), logits=True, treatments=(DRAWN_ANEW,))
+        further[f"{UNTRAINED}/original"] = [copy]
+    swap_forget = None
+    if (pairs := _swap_pairs(case, wanted)) is not None:
+        further[f"{SWAP}/pairs"], swap_forget = pairs
     ids = tuple(case.train.ids[wanted.requested].tolist())
-    return Looks(jobs, _probes(case, wanted, models), y, ids, part, _groups(case, wanted, rows["test"]))
+    groups = _groups(case, wanted, rows["test"])
+    return Looks(jobs, _probes(case, wanted, models), further, y, ids, part, groups, swap_forget)
 
 
 def _groups(case: Case, wanted: Demand, held_out: NDArray[np.int64]) -> Groups:
@@ -214,6 +239,38 @@ def _groups(case: Case, wanted: Demand, held_out: NDArray[np.int64]) -> Groups:
         pattern=settings.group_pattern,
         file=None if settings.group_file is None else case.spec.path(settings.group_file),
         known=np.concatenate([case.train.ids, ids]),
+    )
+
+
+def _treated(wanted: Demand, models: Models) -> dict[str, list[ObserveJob]]:
+    """The points that the coin test compares, members first, under compressed copies of original and audited model."""
+    design = coin_design_of(wanted.heads.size, wanted.tails.size, oracles=len(models.oracles))
+    if design is None:
+        return {}
+    points = Points(np.concatenate([wanted.heads, wanted.tails]), _NOBODY)
+    if not design.exact:
+        points = Points(wanted.requested, wanted.twins)
+    return {
+        f"{TREATED}/{name}": [ObserveJob(f"look at compressed {job.name}", (job,), points, treatments=COMPRESSED)]
+        for name, job in (("original", models.original), ("audited", models.audited))
+    }
+
+
+def _swap_pairs(case: Case, wanted: Demand) -> tuple[list[ObserveJob], NDArray[np.bool_]] | None:
+    """Tier `hours`: the requested examples dealt into two halves that trade places; of an odd number the last one is
+    in neither."""
+    method, pool = method_of(case, required=False), wanted.requested[: wanted.requested.size // 2 * 2]
+    if case.spec.audit.tier != "hours" or wanted.kind == "class" or pool.size < LEAST_SWAPPED or method is None:
+        return None
+    return swap_jobs(
+        case.recipe,
+        method,
+        retain=wanted.retain,
+        pool=pool,
+        pairs=SWAP_PAIRS,
+        seed=case.seeds("swap", 1)[0],
+        unseen=wanted.unseen,
+        keep_weights=False,
     )
 
 
@@ -250,7 +307,10 @@ def gather(
     keys: Mapping[str, Sequence[str]],
     probes: Mapping[str, Sequence[str]] | None = None,
 ) -> Evidence:
-    """The evidence from the observations of every model; one of them is in memory at a time. probes: "probe/model"."""
+    """The evidence from the observations of every model; one of them is in memory at a time.
+
+    probes: keys by "probe/model", and of what was looked at further by "what/model".
+    """
     order = ("requested", "heads", "twins", "tails")
     chosen = np.concatenate([looked.part[name] for name in order])
     group = np.repeat(
@@ -262,7 +322,9 @@ def gather(
     splits = {name: part for name, part in splits.items() if part.size} | {
         n: looked.part[n] for n in ("retain", "test")
     }
+    aside = np.concatenate([looked.part["beside retained"], looked.part["beside held out"]])
     margins: dict[str, FloatArray] = {}
+    beside: dict[str, NDArray[np.float32]] = {}
     scores: dict[str, FloatArray] = {}
     correct: dict[str, NDArray[np.int64]] = {}
     outputs: dict[str, NDArray[np.float32]] = {}
@@ -274,6 +336,7 @@ def gather(
         attacked: list[list[FloatArray]] = []
         counts: dict[str, list[int]] = {split: [] for split in splits}
         said: list[NDArray[np.float32]] = []
+        others: list[NDArray[np.float32]] = []
         right_on_test: list[NDArray[np.uint8]] = []
         for key in keys:
             arrays = store.map(key)
@@ -285,6 +348,7 @@ def gather(
             for split, part in splits.items():
                 counts[split].append(int(np.count_nonzero(right[part])))
             said.append(logits[spoken, 0])
+            others.append(margin(np.asarray(arrays["logits"][0, aside, 0]), looked.y[aside]).astype(np.float32))
             right_on_test.append(right[looked.part["test"]].astype(np.uint8))
         single = name != "oracles"
         margins[name] = rows[0] if single else np.stack(rows)
@@ -293,6 +357,7 @@ def gather(
         for split, values in counts.items():
             correct[f"{name}/{split}"] = np.array(values)
         outputs[name] = said[0] if single else np.stack(said)
+        beside[name] = others[0] if single else np.stack(others)
         answers[name] = right_on_test[0] if single else np.stack(right_on_test)
 
     look("original", keys["original"])
@@ -301,7 +366,21 @@ def gather(
         look("held_out", keys["oracles"][-1:])
         look("oracles", keys["oracles"][:-1])
     totals = {name: part.size for name, part in splits.items()}
+    design = coin_design_of(looked.part["heads"].size, looked.part["tails"].size, oracles=len(keys["oracles"]))
+    compared = () if design is None else (design.members, design.others)
     ensemble = [store.map(key)["margins"][0, chosen, 0].astype(np.float64) for key in keys["ensemble"]]
+    asked = probes or {}
+    further = {name: [store.map(key) for key in asked[name]] for name in looked.further if name in asked}
+    treated = {
+        f"{treatment}/{model}": seen[i, :, 0].astype(np.float64)
+        for model in ("original", "audited")
+        for arrays in further.get(f"{TREATED}/{model}", ())
+        for seen in (arrays["margins"],)
+        for i, treatment in enumerate(COMPRESSED)
+    }
+    for arrays in further.get(f"{UNTRAINED}/original", ()):
+        outputs[UNTRAINED] = np.asarray(arrays["logits"][0, :, 0])
+    swapped = [arrays["margins"][0, :, 0].astype(np.float64) for arrays in further.get(f"{SWAP}/pairs", ())]
     evidence = Evidence(
         group,
         y,
@@ -320,11 +399,20 @@ def gather(
         ensemble=np.stack(ensemble) if ensemble else None,
         readings={
             name: np.concatenate([store.read(key)["value"].numpy() for key in part])
-            for name, part in (probes or {}).items()
+            for name, part in asked.items()
+            if name in looked.probes
         },
+        treated=treated,
+        treated_points=np.concatenate([_NOBODY, *(np.flatnonzero(group == side) for side in compared if treated)]),
+        beside=beside,
+        beside_retained=np.repeat(
+            np.array([1, 0], dtype=np.uint8), [looked.part[f"beside {name}"].size for name in ("retained", "held out")]
+        ),
+        swapped=np.stack(swapped).reshape(-1, 2, swapped[0].size) if swapped else None,
+        swapped_forget=None if not swapped or looked.swap_forget is None else looked.swap_forget.astype(np.uint8),
         notes=notes,
     )
-    return dataclasses.replace(evidence, curves=_curves(evidence))
+    return dataclasses.replace(evidence, curves=_curves(evidence), legacy=legacy(evidence))
 
 
 def _sample(rows: NDArray[np.int64], most: int = MOST_POINTS) -> NDArray[np.int64]:
@@ -391,11 +479,7 @@ def audit(spec: Spec, fleet: Fleet, *, command: str, case: Case | None = None) -
     looked = looks(case, wanted, models)
     plan = plan_of(case, wanted, looked.groups.names)
     request, data, canaries = _request(case, wanted), data_record(case), _canary_record(case, wanted)
-    keys = {
-        name: [fleet.key(job) for job in group]
-        for groups in (looked.jobs, looked.probes)
-        for name, group in groups.items()
-    }
+    keys = {name: [fleet.key(job) for job in group] for name, group in looked.asked.items()}
     registration = register(
         store, plan, request=request, data=data, canaries=canaries, models=keys, groups=looked.groups.number
     )
@@ -455,7 +539,7 @@ def audit(spec: Spec, fleet: Fleet, *, command: str, case: Case | None = None) -
 
 def _made(fleet: Fleet, looked: Looks) -> dict[str, list[Made]]:
     """Everything in one fleet: original and audited model must be there, an oracle or a probe may be missing."""
-    groups: dict[str, Sequence[Job]] = {**looked.jobs, **looked.probes}
+    groups = looked.asked
     results = iter(fleet.attempt([job for group in groups.values() for job in group]))
     made = {name: [next(results) for _ in group] for name, group in groups.items()}
     for name, looks in looked.jobs.items():  # a look that rests on a training which failed says why that one did
@@ -480,14 +564,15 @@ def _own(made: Made, model: ModelJob) -> Made:
 
 
 def _answered(made: Mapping[str, list[Made]], looked: Looks) -> tuple[dict[str, list[str]], list[Flag]]:
-    """The readings of probes that every model answered, and a flag for each other probe: nothing is absent silently.
+    """The readings of probes that every model answered, what was looked at further, and a flag for each question that
+    was not answered: nothing is absent silently.
 
     An oracle that could not be trained cannot be asked; that is said where the oracles are counted.
     """
     trained = [one.fault is None for one in made["oracles"]]
     keys: dict[str, list[str]] = {}
     flags: dict[str, Flag] = {}
-    for name in looked.probes:
+    for name in (*looked.probes, *looked.further):
         probe, _, model = name.rpartition("/")
         asked = (
             [one for one, there in zip(made[name], trained, strict=False) if there]

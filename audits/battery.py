@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
+from scipy.special import expit
 
 from unlearnkit import masks
 from unlearnkit.attacks import (
@@ -30,8 +31,10 @@ from unlearnkit.attacks import (
     ULiRA,
     leave_one_out,
 )
+from unlearnkit.attacks.mia_efficacy import mia_efficacy
 from unlearnkit.audits import words
-from unlearnkit.audits.coin import CoinResult, coin_test
+from unlearnkit.audits.coin import CoinResult
+from unlearnkit.audits.compressed import Compressed, compressed, compressed_rows
 from unlearnkit.audits.controls import run_controls
 from unlearnkit.audits.designs import (
     MIN_CANARIES,
@@ -44,9 +47,10 @@ from unlearnkit.audits.designs import (
     smallest_leak,
 )
 from unlearnkit.audits.epsilon import one_run_epsilon
-from unlearnkit.audits.evidence import Evidence, FloatArray, Group
+from unlearnkit.audits.evidence import PROBED_MODELS, Evidence, FloatArray, Group
 from unlearnkit.audits.findings import (
     LEAST_MODELS,
+    MIA_EFFICACY,
     SPLITS,
     by_group,
     comparisons,
@@ -156,15 +160,7 @@ def _examine(evidence: Evidence, target: str, plan: Plan, mdes: Sequence[float |
         )
     design = coin_design(evidence)
     if design is not None:
-        result = coin_test(
-            design.scores(evidence, target, plan),
-            design.heads(evidence),
-            tolerance=plan.tolerances.auc,
-            strata=None if design.exact else evidence.label[design.rows(evidence)],
-            confidence=plan.confidence,
-            power=plan.power,
-            seed=plan.seed,
-        )
+        result = design.test(design.scores(evidence, target, plan), evidence, plan)
         interval = result.auc
         leak = Interval(
             None if interval.low is None else interval.low - 0.5,
@@ -259,7 +255,14 @@ def judge(evidence: Evidence, plan: Plan) -> Judgement:
         mde=words.would_have_noticed(outcomes, plan.power),
     )
     singles = single_examples(evidence, plan)
-    flags = (*_flags(evidence, plan, design, trace=trace, caught=caught), *_flagged(singles), *evidence.notes)
+    copies = compressed(evidence, plan, ATTACKS[0])
+    noticed = design is not None and judged["audited"][-1][0].p_adjusted <= plan.significance
+    flags = (
+        *_flags(evidence, plan, design, trace=trace, caught=caught),
+        *([] if noticed else _comes_back(copies, plan)),
+        *_flagged(singles),
+        *evidence.notes,
+    )
     return Judgement(
         tests=tuple(outcomes),
         controls=checks,
@@ -271,6 +274,7 @@ def judge(evidence: Evidence, plan: Plan) -> Judgement:
             *comparisons(evidence, plan),
             *_beside_the_original(evidence, plan),
             *_unlearned_or_not(evidence, plan),
+            *compressed_rows(evidence, copies),
         ),
         individuals=singles,
         collateral=other_classes(evidence, plan),
@@ -289,7 +293,35 @@ _WITH_ORIGINAL: tuple[tuple[Attack, str, str], ...] = (
     (TwoModel("margin"), "Deletion inference from two models", "what the original says and this model does not"),
 )
 MOST_RANKED = 64  # oracles, for the attacks that hold the original
+LEGACY_POINTS, LEGACY_TAUGHT = 500, 200  # requested examples that are judged; retained, and held-out, that teach
 REFERENCES = 8  # of the oracles, at most, for attacks that need some of them fixed; more add little (audits.md 2.6)
+
+
+def legacy(evidence: Evidence) -> dict[str, FloatArray]:
+    """Numbers that publications report, "name/model": without weight in any verdict, and weak (audits.md 2.3).
+
+    Kept in the evidence as they were read: whether an example lies on this or that side of what a machine was taught
+    can turn on the last bit, and the ranks must follow from the evidence anywhere.
+    """
+    if evidence.oracles < 2 or not evidence.beside:
+        return {}
+    rows = evidence.rows(Group.REQUESTED)
+    rows = rows[:: -(-rows.size // LEGACY_POINTS)]
+    retained, held_out = (np.flatnonzero(evidence.beside_retained == kind) for kind in (1, 0))
+    if not held_out.size or not retained.size:
+        return {}
+    retained, held_out = (part[:: -(-part.size // LEGACY_TAUGHT)] for part in (retained, held_out))
+
+    def read(margins: FloatArray, beside: FloatArray) -> float:
+        asked, kept, unseen = (expit(part) for part in (margins[rows], beside[retained], beside[held_out]))
+        return mia_efficacy(asked, kept, unseen)
+
+    found = {}
+    for model in PROBED_MODELS:
+        asked = np.atleast_2d(evidence.margins[model])[:PROBED]
+        aside = np.atleast_2d(evidence.beside[model])[:PROBED].astype(np.float64)
+        found[f"{MIA_EFFICACY}/{model}"] = np.array([read(*pair) for pair in zip(asked, aside, strict=True)])
+    return found
 
 
 def _beside_the_original(evidence: Evidence, plan: Plan) -> tuple[Comparison, ...]:
@@ -508,6 +540,23 @@ def _flags(evidence: Evidence, plan: Plan, design: CoinDesign | None, *, trace: 
             )
         )
     return flags
+
+
+def _comes_back(copies: Sequence[Compressed], plan: Plan) -> list[Flag]:
+    """Compressed copies that show what the model as it is does not."""
+    found = [copy for copy in copies if copy.p_adjusted <= plan.significance]
+    if not found:
+        return []
+    told = "; ".join(
+        f"{copy.told}: AUC {copy.coin.auc.value:.3f}, adjusted p = {copy.p_adjusted:.2g}" for copy in found
+    )
+    return [
+        Flag(
+            "leak comes back",
+            f"The coin test sees a trace in compressed copies of the model that it does not see in the model as it is "
+            f"({told}). Who rounds or prunes it for use undoes a part of the deletion.",
+        )
+    ]
 
 
 def _flagged(singles: Individuals | None) -> list[Flag]:

@@ -10,13 +10,14 @@ import numpy as np
 from scipy import optimize, stats
 
 from unlearnkit.audits.coin import coin_test
-from unlearnkit.audits.designs import CoinDesign, Plan, RankTest, smallest_leak
+from unlearnkit.audits.designs import CoinDesign, Plan, RankTest, ReferenceAttack, smallest_leak
 from unlearnkit.audits.evidence import Evidence, FloatArray, Group
 from unlearnkit.audits.rank import oracle_rank
 from unlearnkit.audits.roc import auc, auc_mde
 from unlearnkit.result import Control
 
 SHUFFLES = 200
+MOST_SHUFFLED, ASKED = 100, 3  # points of a group, and oracles, on which the reference attack's labels are shuffled
 MOST_PLANTED = 65  # retrained models, evenly spread, in which a leak is planted: all, up to tier `hours`
 SLACK = 0.001  # a control may fail by chance once in a thousand audits
 
@@ -39,7 +40,7 @@ def run_controls(
     found = [
         _all_retrained(evidence, plan),
         None if held_out_failed is None else _held_out_accepted(held_out_failed),
-        _shuffled_at_chance(evidence, plan, design),
+        _shuffled_at_chance(evidence, plan, tests, design),
         _planted_found(evidence, plan, tests),
         _planted_coin_found(evidence, plan, design),
         Control(
@@ -82,15 +83,39 @@ def _held_out_accepted(failed: Sequence[str]) -> Control:
     return Control("held-out oracle accepted", True, "A further model retrained without the data fails no test.")
 
 
-def _shuffled_at_chance(evidence: Evidence, plan: Plan, design: CoinDesign | None) -> Control | None:
+def _shuffled_at_chance(
+    evidence: Evidence, plan: Plan, tests: Sequence[RankTest], design: CoinDesign | None
+) -> Control:
     """With shuffled labels the AUC must scatter around 0.5 as by chance; catches scoring that reads the labels.
 
     The labels are shuffled in the evidence and the points scored anew: to shuffle them under finished scores could not
     fail. Scores that know the answer in the stored evidence are for the held-out oracle to show, by being rejected.
+    Of the reference attack the scores must not depend on who is a member at all, and yet they are computed by code
+    that holds the labels: every shuffle goes the whole way, from the margins of all models to the AUC.
     """
+    rng = np.random.default_rng([plan.seed, 0x5AFF])
+    found = [_shuffled_design(evidence, plan, design, rng)]
+    found += [_shuffled_test(test, evidence, rng) for test in tests if isinstance(test, ReferenceAttack)]
+    limit = int(stats.binom.isf(SLACK / len(found), SHUFFLES, plan.significance))
+    passed, averages, outside = True, [], []
+    for name, areas, error in found:
+        outside.append(int(np.count_nonzero(np.abs(areas - 0.5) > stats.norm.isf(plan.significance / 2) * error)))
+        passed &= outside[-1] <= limit and abs(areas.mean() - 0.5) <= 5 * error / math.sqrt(SHUFFLES)
+        averages.append(f"{areas.mean():.3f} ({name})")
+    return Control(
+        "shuffled labels at chance",
+        bool(passed),
+        f"With shuffled labels the AUC averages {' and '.join(averages)}; {' and '.join(map(str, outside))} of "
+        f"{SHUFFLES} shuffles look significant (at most {limit} are to be expected).",
+    )
+
+
+def _shuffled_design(
+    evidence: Evidence, plan: Plan, design: CoinDesign | None, rng: np.random.Generator
+) -> tuple[str, FloatArray, float]:
+    """AUCs of the coin test, or of the threshold attack where there is none, and their standard deviation by chance."""
     members, others = (Group.REQUESTED, Group.TWINS) if design is None else (design.members, design.others)
     evidence = evidence.part(np.flatnonzero(np.isin(evidence.group, (members, others))))
-    rng = np.random.default_rng([plan.seed, 0x5AFF])
     areas = np.empty(SHUFFLES)
     for i in range(SHUFFLES):
         shuffled = replace(evidence, group=rng.permutation(evidence.group))
@@ -100,17 +125,29 @@ def _shuffled_at_chance(evidence: Evidence, plan: Plan, design: CoinDesign | Non
         else:
             scores, heads = design.scores(shuffled, "audited", plan), design.heads(shuffled)
             areas[i] = auc(scores[heads], scores[~heads])
-    m, n = evidence.rows(members).size, evidence.rows(others).size
-    error = math.sqrt((m + n + 1) / (12 * m * n))
-    outside = int(np.count_nonzero(np.abs(areas - 0.5) > stats.norm.isf(plan.significance / 2) * error))
-    limit = int(stats.binom.isf(SLACK, SHUFFLES, plan.significance))
-    passed = outside <= limit and abs(areas.mean() - 0.5) <= 5 * error / math.sqrt(SHUFFLES)
-    return Control(
-        "shuffled labels at chance",
-        bool(passed),
-        f"With shuffled labels the AUC averages {areas.mean():.3f}; {outside} of {SHUFFLES} shuffles look significant "
-        f"(at most {limit} are to be expected).",
-    )
+    name = f"{plan.attack.lower()} attack" if design is None else design.name
+    return name, areas, _chance(evidence.rows(members).size, evidence.rows(others).size)
+
+
+def _shuffled_test(
+    test: ReferenceAttack, evidence: Evidence, rng: np.random.Generator
+) -> tuple[str, FloatArray, float]:
+    """The same of an attack whose AUC is the statistic of a rank test; on a sample of points and oracles, evenly
+    spread, for the time it takes: code that peeks does so on these as well."""
+    rows = [evidence.rows(group) for group in (Group.REQUESTED, Group.TWINS)]
+    points = np.sort(np.concatenate([part[:: -(-part.size // MOST_SHUFFLED)] for part in rows]))
+    oracles = np.arange(0, evidence.oracles, -(-evidence.oracles // ASKED))
+    evidence = evidence.part(points, oracles)
+    areas = np.empty(SHUFFLES)
+    for i in range(SHUFFLES):
+        shuffled = replace(evidence, group=rng.permutation(evidence.group))
+        areas[i] = test.values(test.read(shuffled, "audited"), shuffled)[0]
+    return test.name, areas, _chance(*(evidence.rows(group).size for group in (Group.REQUESTED, Group.TWINS)))
+
+
+def _chance(m: int, n: int) -> float:
+    """Standard deviation of an AUC of so many members and others where the scores know nothing."""
+    return math.sqrt((m + n + 1) / (12 * m * n))
 
 
 def _planted_found(evidence: Evidence, plan: Plan, tests: Sequence[RankTest]) -> Control | None:

@@ -65,7 +65,7 @@ def run_demo(out: Path, *, fresh: bool, watch: Watch) -> list[Audited]:
     wanted = {key: demand(this) for key, this in cases.items()}
     models = {key: models_of(this, wanted[key], store) for key, this in cases.items()}
     looked = [looks(this, wanted[key], models[key]) for key, this in cases.items()]
-    jobs = [job for one in looked for groups in (one.jobs, one.probes) for group in groups.values() for job in group]
+    jobs = [job for one in looked for group in one.asked.values() for job in group]
     fleet = fleet_for(case, store, fresh=fresh, watch=watch)
     fleet.run(jobs)
     fleet.watch = None  # the audits find everything made

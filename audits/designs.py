@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
+from unlearnkit.audits.coin import CoinResult, coin_test
 from unlearnkit.audits.evidence import Evidence, FloatArray, Group
 from unlearnkit.audits.rank import Z_CAP, against_references, log_ratio, margin_z, planted_mde
 from unlearnkit.audits.roc import auc
@@ -136,7 +137,7 @@ class Recognition(RankTest):
         return np.concatenate([evidence.rows(Group.REQUESTED), evidence.rows(Group.TWINS)])
 
 
-def _against_oracles(margins: FloatArray, evidence: Evidence, rows: NDArray[np.int64]) -> FloatArray:
+def against_oracles(margins: FloatArray, evidence: Evidence, rows: NDArray[np.int64]) -> FloatArray:
     """z of margins [..., row] by the oracles: what `margin_z` gives for its first model, in less time."""
     mean, variance = (part[rows] for part in evidence.typical)
     return np.asarray(np.clip((margins - mean) / np.sqrt(np.maximum(variance, 1e-24)), -Z_CAP, Z_CAP))
@@ -154,7 +155,7 @@ class WorstTwentieth(RankTest):
         if len(stack) == evidence.oracles + 1:
             z = margin_z(stack[:, rows])
         else:  # a control asks about one planted model at a time
-            z = _against_oracles(stack[:, rows], evidence, rows)
+            z = against_oracles(stack[:, rows], evidence, rows)
         worst = max(1, rows.size // 20)
         return np.asarray(np.partition(np.abs(z), rows.size - worst, axis=1)[:, -worst:].mean(axis=1))
 
@@ -251,15 +252,37 @@ class CoinDesign:
         so the test stays exact, and differences between the examples themselves no longer hide a trace."""
         rows = self.rows(evidence)
         if evidence.oracles:
-            return _against_oracles(evidence.margins[target][rows], evidence, rows)
+            return self.standardized(evidence.margins[target][rows], evidence)
         return evidence.scores[f"{plan.attack}/{target}"][rows]
+
+    def standardized(self, margins: FloatArray, evidence: Evidence) -> FloatArray:
+        """Margins of one model on the compared points, in the order of `rows`, as z by the oracles."""
+        return against_oracles(margins, evidence, self.rows(evidence))
+
+    def test(self, scores: FloatArray, evidence: Evidence, plan: Plan, *, permutations: int = 9999) -> CoinResult:
+        """The coin test of scores in the order of `rows`; where no coin was tossed, labels are shuffled by class."""
+        return coin_test(
+            scores,
+            self.heads(evidence),
+            tolerance=plan.tolerances.auc,
+            strata=None if self.exact else evidence.label[self.rows(evidence)],
+            permutations=permutations,
+            confidence=plan.confidence,
+            power=plan.power,
+            seed=plan.seed,
+        )
 
 
 def coin_design(evidence: Evidence) -> CoinDesign | None:
     """The coin test this evidence supports."""
-    if min(evidence.rows(Group.HEADS).size, evidence.rows(Group.TAILS).size) >= MIN_CANARIES:
+    return coin_design_of(evidence.rows(Group.HEADS).size, evidence.rows(Group.TAILS).size, oracles=evidence.oracles)
+
+
+def coin_design_of(heads: int, tails: int, *, oracles: int) -> CoinDesign | None:
+    """The coin test that so many canaries on each side, and so many oracles, make possible."""
+    if min(heads, tails) >= MIN_CANARIES:
         return CoinDesign("Canary coin test", Group.HEADS, Group.TAILS, exact=True)
-    if not evidence.oracles:
+    if not oracles:
         return CoinDesign("Requested against held-out", Group.REQUESTED, Group.TWINS, exact=False)
     return None
 

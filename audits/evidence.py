@@ -18,12 +18,18 @@ from unlearnkit.result import Flag, UsageError
 
 FloatArray = NDArray[np.float64]
 LEFT_OUT = "probe left out"  # name of the note about a probe that not every model answered
-_NAMED = ("margins", "scores", "correct", "logits", "answers", "readings")  # arrays by model
-_PROBED = ("original", "audited", "oracles")  # the models of which readings are compared
+# What is asked besides plain looks and probes, as it is registered. UNTRAINED: also the name of its logits.
+TREATED, UNTRAINED, SWAP = "treated weights", "untrained copy", "SWAP test"
+_NAMED = ("margins", "scores", "correct", "logits", "answers", "readings", "legacy", "treated", "beside")  # by model
+PROBED_MODELS = ("original", "audited", "oracles")  # the models of which readings are compared
 
 
 def _none() -> NDArray[np.int64]:
     return np.empty(0, dtype=np.int64)
+
+
+def _nobody() -> NDArray[np.uint8]:
+    return np.empty(0, dtype=np.uint8)
 
 
 class Group(enum.IntEnum):
@@ -61,6 +67,15 @@ class Evidence:
     group_names: tuple[str, ...] = ()  # of these numbers
     ensemble: FloatArray | None = None  # margins of many unlearned models, [model, point]
     readings: Mapping[str, FloatArray] = field(default_factory=dict)  # "probe/model" -> [1], or [oracle] of some
+    legacy: Mapping[str, FloatArray] = field(default_factory=dict)  # "published number/model" -> likewise
+    treated: Mapping[str, FloatArray] = field(default_factory=dict)  # "treatment/model" -> margins, [treated point]
+    treated_points: NDArray[np.int64] = field(default_factory=_none)  # positions of these among the points
+    beside: Mapping[str, NDArray[np.float32]] = field(
+        default_factory=dict
+    )  # model -> margins of points nobody asked to forget, oracles first
+    beside_retained: NDArray[np.uint8] = field(default_factory=_nobody)  # of these: 1 retained, 0 held out
+    swapped: FloatArray | None = None  # margins after trading places, [pair, 2, first of the requested points]
+    swapped_forget: NDArray[np.uint8] | None = None  # what the first model of each pair forgot, [pair, point]
     notes: tuple[Flag, ...] = ()  # what a reader must know of the points
 
     def __post_init__(self) -> None:
@@ -90,15 +105,41 @@ class Evidence:
             raise UsageError(f"evidence: {len(self.ids)} ids name {self.rows(Group.REQUESTED).size} requested points")
         if self.ensemble is not None and self.ensemble.shape[1:] != points_shape:
             raise UsageError(f"evidence: ensemble must have {points_shape[0]} points, got shape {self.ensemble.shape}")
-        for name, values in self.readings.items():
-            if values.ndim != 1 or not np.isfinite(values).all():
-                raise UsageError(f"evidence: readings/{name} must be finite, one per model, got shape {values.shape}")
-        asked = {f"{name.rpartition('/')[0]}/{model}" for name in self.readings for model in _PROBED}
-        if absent := sorted(asked - set(self.readings)):
-            raise UsageError(f"evidence: readings/{absent[0]} is missing; a probe is put to {', '.join(_PROBED)}")
+        self._check_part("treated", self.treated, self.treated_points.size)
+        self._check_part("beside", self.beside, self.beside_retained.size)
+        self._check_numbers("readings", self.readings, "a probe is put to")
+        self._check_numbers("legacy", self.legacy, "a published number is computed for")
+        _check_both("treated", self.treated, ("original", "audited"), "treated are")
+        self._check_positions()
         unscored = {f"{name.partition('/')[0]}/{model}" for name in self.scores for model in self.margins}
         if absent := sorted(unscored - set(self.scores)):
             raise UsageError(f"evidence: scores/{absent[0]} is missing; every model must be attacked")
+
+    def _check_numbers(self, what: str, numbers: Mapping[str, FloatArray], why: str) -> None:
+        """One per model, of all three kinds of models."""
+        for name, values in numbers.items():
+            if values.ndim != 1 or not np.isfinite(values).all():
+                raise UsageError(f"evidence: {what}/{name} must be finite, one per model, got shape {values.shape}")
+        _check_both(what, numbers, PROBED_MODELS, why)
+
+    def _check_positions(self) -> None:
+        """What is said of some of the points must be about points that are there."""
+        if (
+            self.treated_points.size
+            and not 0 <= self.treated_points.min() <= self.treated_points.max() < self.group.size
+        ):
+            raise UsageError(f"evidence: treated_points must lie among {self.group.size} points")
+        margins, forget = self.swapped, self.swapped_forget
+        if margins is None and forget is None:
+            return
+        shapes = [[] if part is None else list(part.shape) for part in (margins, forget)]
+        pairs, points = shapes[1] if len(shapes[1]) == 2 else (0, 0)
+        fits = margins is not None and shapes[0] == [pairs, 2, points] and np.isfinite(margins).all()
+        if not fits or not 0 < points <= self.rows(Group.REQUESTED).size:
+            raise UsageError(
+                "evidence: swapped must be finite margins [pair, 2, point] of requested points, with what was "
+                f"forgotten [pair, point], got {' and '.join(map(str, shapes))}"
+            )
 
     def _check_part(self, what: str, arrays: Mapping[str, NDArray[Any]], points: int) -> None:
         """[point, ...], or [oracle, point, ...], on a set of points of its own."""
@@ -149,6 +190,12 @@ class Evidence:
             answer_group=_none(),
             group_names=(),
             ensemble=None,
+            treated={},
+            treated_points=_none(),
+            beside={},
+            beside_retained=_nobody(),
+            swapped=None,
+            swapped_forget=None,
         )
 
     def stack(self, arrays: Mapping[str, FloatArray], target: str) -> FloatArray:
@@ -159,8 +206,8 @@ class Evidence:
         """The sidecar file: safetensors, same arrays in, same bytes out."""
         arrays: dict[str, NDArray[np.generic]] = {"points/group": self.group, "points/label": self.label}
         named: dict[str, Mapping[str, NDArray[Any]]] = {name: getattr(self, name) for name in _NAMED}
-        for prefix, part in named.items():
-            arrays |= {f"{prefix}/{name}": np.atleast_1d(value) for name, value in part.items()}
+        for prefix, values in named.items():
+            arrays |= {f"{prefix}/{name}": np.atleast_1d(value) for name, value in values.items()}
         arrays |= {f"sizes/{name}": np.array([size]) for name, size in self.sizes.items()}
         arrays |= dict(self.curves)
         if self.ids:
@@ -174,9 +221,23 @@ class Evidence:
         if self.group_names:
             arrays["answer_group"] = self.answer_group
             arrays["group_names"] = np.frombuffer(json.dumps(self.group_names).encode(), dtype=np.uint8)
-        if self.ensemble is not None:
-            arrays["ensemble"] = self.ensemble
+        if self.treated:
+            arrays["treated_points"] = self.treated_points
+        if self.beside:
+            arrays["beside_retained"] = self.beside_retained
+        for name in ("ensemble", "swapped", "swapped_forget"):
+            if (part := getattr(self, name)) is not None:
+                arrays[name] = part
         return save({name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)})
+
+    @property
+    def told(self) -> frozenset[str]:
+        """What was asked of the models besides plain looks, by the names under which it is registered."""
+        names = {name.rpartition("/")[0] for name in self.readings}
+        names |= {TREATED} if self.treated else set()
+        names |= {UNTRAINED} if UNTRAINED in self.logits else set()
+        names |= {SWAP} if self.swapped is not None else set()
+        return frozenset(names)
 
     @classmethod
     def from_bytes(cls, data: bytes, *, what: str = "evidence") -> Evidence:
@@ -206,6 +267,13 @@ class Evidence:
                 group_names=tuple(json.loads(arrays["group_names"].tobytes())) if "group_names" in arrays else (),
                 ensemble=arrays.get("ensemble"),
                 readings=part["readings"],
+                legacy=part["legacy"],
+                treated=part["treated"],
+                treated_points=arrays.get("treated_points", _none()),
+                beside=part["beside"],
+                beside_retained=arrays.get("beside_retained", _nobody()),
+                swapped=arrays.get("swapped"),
+                swapped_forget=arrays.get("swapped_forget"),
                 notes=tuple(Flag(**note) for note in json.loads(arrays["notes"].tobytes()))
                 if "notes" in arrays
                 else (),
@@ -218,3 +286,10 @@ def envelope(curves: Sequence[tuple[FloatArray, FloatArray]], grid: FloatArray) 
     """Lowest and highest true positive rate of several staircases at each false positive rate of `grid`."""
     heights = np.stack([tpr[np.searchsorted(fpr, grid, side="right") - 1] for fpr, tpr in curves])
     return heights.min(axis=0), heights.max(axis=0)
+
+
+def _check_both(what: str, arrays: Mapping[str, Any], models: Sequence[str], why: str) -> None:
+    """Whatever there is of one model must be there of the others."""
+    asked = {f"{name.rpartition('/')[0]}/{model}" for name in arrays for model in models}
+    if absent := sorted(asked - set(arrays)):
+        raise UsageError(f"evidence: {what}/{absent[0]} is missing; {why} {', '.join(models)}")

@@ -14,16 +14,17 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from unlearnkit.audits import distances
-from unlearnkit.audits.coin import coin_test
 from unlearnkit.audits.collateral import collateral
-from unlearnkit.audits.designs import Plan, coin_design
+from unlearnkit.audits.designs import Plan, against_oracles, coin_design
 from unlearnkit.audits.ensembles import examples_apart, single_epsilons
 from unlearnkit.audits.epsilon import one_run_epsilon
-from unlearnkit.audits.evidence import Evidence, FloatArray, Group
+from unlearnkit.audits.evidence import PROBED_MODELS, UNTRAINED, Evidence, FloatArray, Group
 from unlearnkit.audits.individuals import individuals
 from unlearnkit.audits.kernel import kernel_rank, kernel_two_sample
-from unlearnkit.audits.rank import margin_z
+from unlearnkit.audits.rank import margin_z, oracle_rank
 from unlearnkit.audits.resurrection import resurrection
+from unlearnkit.audits.roc import auc
+from unlearnkit.audits.swap import swap_test
 from unlearnkit.result import Collateral, Comparison, GroupGap, Individual, Individuals, Interval
 
 LIMIT = 3.0  # standard deviations between oracles beyond which an example is counted
@@ -65,7 +66,84 @@ def comparisons(evidence: Evidence, plan: Plan) -> tuple[Comparison, ...]:
     about = f"over accuracy on {', '.join(shares['audited'])}"
     for name, gap in (("Tug of war (ToW)", distances.tow), ("Average gap", distances.average_gap)):
         found.append(_row(name, gap(shares["audited"]), gap(shares["original"]), about))
-    return tuple(rounded(row) for row in (*found, *_probed(evidence, plan), *_ensemble(evidence, plan)))
+    found += [*_retained(evidence, plan), *_published(evidence, plan), *_probed(evidence, plan), *_swap(evidence, plan)]
+    return tuple(rounded(row) for row in (*found, *_ensemble(evidence, plan)))
+
+
+def _ranked(name: str, unit: str, values: FloatArray, original: float, sentence: str, plan: Plan) -> Comparison:
+    """A number of the audited model, first of `values`, ranked two-sided among the oracles'."""
+    [rank] = oracle_rank(values[:, None], tolerances=np.ones(1), confidence=plan.confidence)
+    return Comparison(name, unit, float(values[0]), spread(values[1:]), rank.p, original, sentence)
+
+
+def _retained(evidence: Evidence, plan: Plan) -> tuple[Comparison, ...]:
+    """Does the deletion expose those who stay? The oracles were trained on the same retained examples."""
+    retained = evidence.beside_retained == 1
+    if not evidence.beside or not 0 < np.count_nonzero(retained) < retained.size:
+        return ()
+
+    def area(row: FloatArray) -> float:
+        return auc(row[retained], row[~retained])
+
+    margins = {model: evidence.beside[model].astype(np.float64) for model in PROBED_MODELS}
+    areas = np.array([area(row) for row in evidence.stack(margins, "audited")])
+    others = "held-out examples" + " of the other classes" * (plan.kind == "class")
+    sentence = (
+        f"Whether the deletion exposes those who stay: how well one threshold on the margin tells "
+        f"{np.count_nonzero(retained):,} retained from {np.count_nonzero(~retained):,} {others}. "
+        "The oracles were trained on the same retained examples."
+    )
+    return (_ranked("Retained against held-out examples", "AUC", areas, area(margins["original"]), sentence, plan),)
+
+
+MIA_EFFICACY = "MIA efficacy (SVC)"  # its name in the evidence and in the table
+_WEAK = "Publications report it; it is weak and decides nothing here: only its distance from the oracles has a meaning."
+
+
+def _published(evidence: Evidence, plan: Plan) -> tuple[Comparison, ...]:
+    """Numbers of published tables, for comparison with these."""
+    rows = []
+    if f"{MIA_EFFICACY}/audited" in evidence.legacy:
+        original, audited, oracles = (
+            evidence.legacy[f"{MIA_EFFICACY}/{model}"] for model in ("original", "audited", "oracles")
+        )
+        question = "Share of the requested examples that a machine taught on confidences calls unseen"
+        about = f"{question}; {oracles.size} oracles were read likewise. {_WEAK}"
+        values = np.concatenate([audited, oracles])
+        rows.append(_ranked(MIA_EFFICACY, "share", values, float(original[0]), about, plan))
+    if UNTRAINED in evidence.logits:
+        untrained = softmax(evidence.logits[UNTRAINED].astype(np.float64), axis=-1)
+        audited, original = (
+            1 - distances.js(_probabilities(evidence, target), untrained).mean(axis=-1)
+            for target in ("audited", "original")
+        )
+        about = (
+            f"One minus the mean Jensen-Shannon divergence from an untrained copy of the network on "
+            f"{len(evidence.logit_points):,} requested examples. {_WEAK}"
+        )
+        rows.append(_ranked("Zero retrain forgetting (ZRF)", "1 − nats", audited, float(original[0]), about, plan))
+    return tuple(rows)
+
+
+def _swap(evidence: Evidence, plan: Plan) -> tuple[Comparison, ...]:
+    """Tier `hours`: two halves of the requested examples trade places (Tu, Hu & Ma 2024)."""
+    if evidence.swapped is None or evidence.swapped_forget is None:
+        return ()
+    rows = evidence.rows(Group.REQUESTED)[: evidence.swapped.shape[2]]
+    # The oracles saw neither half: how hard an example is no longer hides which one was forgotten.
+    scores = against_oracles(evidence.swapped, evidence, rows)
+    found = swap_test(scores, evidence.swapped_forget == 1, confidence=plan.confidence, seed=plan.seed)
+    interval = found.advantage
+    limits = "without limits: all pairs agree"
+    if interval.low is not None and interval.high is not None:
+        limits = f"at {plan.confidence * 100:g}\u00a0% confidence {interval.low:.3g} to {interval.high:.3g}"
+    sentence = (
+        f"{found.pairs} pairs of models; of each, one was trained on one half of {rows.size:,} requested examples and "
+        f"forgot it, the other on the other half. How well the margins tell the forgotten half, −1 to 1: {limits}. "
+        "Beside it, retraining, which tells nothing; p by dealing the halves anew."
+    )
+    value = Interval(None, 0.0, None)
+    return (Comparison("SWAP test", "advantage", interval.value, value, found.p, None, sentence),)
 
 
 # What a probe of the battery reads, by its full name: title, unit, and the question that it asks.
@@ -306,14 +384,7 @@ def measured_epsilon(evidence: Evidence, plan: Plan, *, delta: float) -> tuple[f
     design = coin_design(evidence)
     if design is None or not design.exact:
         return None
-    heads = design.heads(evidence)
-    coin = coin_test(
-        design.scores(evidence, "original", plan),
-        heads,
-        tolerance=plan.tolerances.auc,
-        confidence=plan.confidence,
-        power=plan.power,
-        seed=plan.seed,
-    )
-    bound = one_run_epsilon(coin.correct, coin.guesses, canaries=heads.size, confidence=plan.confidence, delta=delta)
+    coin = design.test(design.scores(evidence, "original", plan), evidence, plan)
+    canaries = coin.heads + coin.tails
+    bound = one_run_epsilon(coin.correct, coin.guesses, canaries=canaries, confidence=plan.confidence, delta=delta)
     return bound, coin.correct, coin.guesses

@@ -35,6 +35,7 @@ from unlearnkit.audits.audit import fleet_for, gather, looks, models_of, plan_of
 from unlearnkit.audits.battery import ATTACKS, Judgement, judge
 from unlearnkit.audits.case import demand, prepare
 from unlearnkit.audits.coin import CoinResult, coin_test
+from unlearnkit.audits.compressed import compressed
 from unlearnkit.audits.designs import Plan, Tolerances, coin_design, rank_tests
 from unlearnkit.audits.epsilon import choose_rule, one_run_epsilon, one_run_guesses, rule_epsilon
 from unlearnkit.audits.evidence import Evidence, FloatArray, Group
@@ -227,6 +228,10 @@ def p_values(evidence: Evidence, plan: Plan, *, permutations: int = 999) -> dict
     if coin_design(evidence) is not None:
         coin = coin_result(evidence, plan, permutations=permutations)
         found |= {"Coin test": coin.p, "Coin test, right guesses": coin.p_guesses}
+    copies = compressed(evidence, plan, ATTACKS[0], permutations=permutations)
+    found |= {f"Coin test, {copy.told}": copy.coin.p for copy in copies}
+    if copies:
+        found["Coin test, all compressed copies (Holm)"] = min(copy.p_adjusted for copy in copies)
     found |= {row.name: row.p for row in comparisons(evidence, plan) if row.p is not None}
     singles, classes = single_examples(evidence, plan), other_classes(evidence, plan)
     if singles is not None:
@@ -251,15 +256,7 @@ def coin_result(evidence: Evidence, plan: Plan, *, permutations: int = 999) -> C
     """The canary coin test of the audited model; the evidence must hold canaries enough."""
     design = coin_design(evidence)
     assert design is not None
-    return coin_test(
-        design.scores(evidence, "audited", plan),
-        design.heads(evidence),
-        tolerance=plan.tolerances.auc,
-        permutations=permutations,
-        confidence=plan.confidence,
-        power=plan.power,
-        seed=plan.seed,
-    )
+    return design.test(design.scores(evidence, "audited", plan), evidence, plan, permutations=permutations)
 
 
 def most(runs: int, share: float, *, checks: int = 1) -> int:

@@ -9,13 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 
-from unlearnkit.audits.designs import Plan, Tolerances
-from unlearnkit.audits.evidence import Evidence, FloatArray, Group
+from unlearnkit.audits.designs import Plan, Tolerances, coin_design
+from unlearnkit.audits.evidence import PROBED_MODELS, UNTRAINED, Evidence, FloatArray, Group
+from unlearnkit.audits.findings import MIA_EFFICACY
+from unlearnkit.treatments import COMPRESSED
 
 Law = Literal["normal", "t3", "skewed"]
 
 ATTACK = "Threshold"  # its score is the margin itself
 CLASSES = 10
+_BESIDE = 100  # retained, and held-out, examples that nobody asked to forget
+_PAIRS, _DEALT = 3, 20  # models that trade places, and at most so many examples that do
 _ANSWERED = 300  # held-out examples
 _SPOKEN = 200  # at most so many requested examples with their whole output
 
@@ -140,6 +144,10 @@ def _with_outputs(evidence: Evidence, seed: int, law: Law, common: float) -> Evi
         for name in probed
         if "oracles" in probed
     }
+    evidence = _with_treated(evidence, rng)
+    if "oracles" in probed:
+        logits[UNTRAINED] = rng.normal(0, 0.3, (spoken.size, CLASSES)).astype(np.float32)
+        evidence = _with_others(evidence, rng, law, common)
     return dataclasses.replace(
         evidence,
         readings=readings,
@@ -149,4 +157,45 @@ def _with_outputs(evidence: Evidence, seed: int, law: Law, common: float) -> Evi
         answers=answers,
         answer_label=np.arange(_ANSWERED) % CLASSES,
         correct=correct,
+    )
+
+
+def _with_treated(evidence: Evidence, rng: np.random.Generator) -> Evidence:
+    """Compressed copies: the margins of the models as they are, and what rounding and pruning change of them."""
+    design = coin_design(evidence)
+    if design is None:
+        return evidence
+    rows = design.rows(evidence)
+    treated = {
+        f"{name}/{model}": evidence.margins[model][rows] + 0.3 * i * rng.standard_normal(rows.size)
+        for i, name in enumerate(COMPRESSED)
+        for model in ("original", "audited")
+    }
+    return dataclasses.replace(evidence, treated=treated, treated_points=rows)
+
+
+def _with_others(evidence: Evidence, rng: np.random.Generator, law: Law, common: float) -> Evidence:
+    """Retained and held-out examples, the published numbers, and pairs of models whose halves traded places."""
+    retained = np.repeat(np.array([1, 0], dtype=np.uint8), _BESIDE)
+    hardness = rng.normal(2.0, 1.5, retained.size) + 2.0 * retained
+
+    def draw(hardness: FloatArray, *models: int) -> FloatArray:
+        return hardness + common * _noise(rng, law, (*models, 1)) + _noise(rng, law, (*models, hardness.size))
+
+    beside = {name: draw(hardness, *values.shape[:-1]).astype(np.float32) for name, values in evidence.margins.items()}
+    read = min(19, evidence.oracles)
+    legacy = {f"{MIA_EFFICACY}/{name}": rng.random(read if name == "oracles" else 1) for name in PROBED_MODELS}
+    asked = evidence.rows(Group.REQUESTED)
+    points = min(asked.size, _DEALT) // 2 * 2
+    forget = np.zeros((_PAIRS, points), dtype=np.uint8)
+    for dealt in forget:
+        dealt[rng.permutation(points)[: points // 2]] = 1
+    swapped = draw(evidence.typical[0][asked[:points]], _PAIRS, 2)
+    return dataclasses.replace(
+        evidence,
+        beside=beside,
+        beside_retained=retained,
+        legacy=legacy,
+        swapped=swapped if points else None,
+        swapped_forget=forget if points else None,
     )

@@ -38,8 +38,33 @@ def swap_pairs(
     pairs: int,
     seed: int,
 ) -> SwapPairs:
-    """Deal the pool, train, unlearn and observe: two trainings and two deletions a pair. Rows of the training set.
+    """Deal the pool, train, unlearn and observe: see `swap_jobs`."""
+    jobs, forget = swap_jobs(recipe, method, retain=retain, pool=pool, pairs=pairs, seed=seed)
+    keys = fleet.run(jobs)
+    examples = fleet.bench.points(Points(pool, np.array([], dtype=np.int64)))
+    y = examples.labels().numpy()
+    seen = []
+    for key in keys:
+        arrays = fleet.store.map(key)
+        margins = np.asarray(arrays["margins"][0], dtype=np.float64)
+        seen.append(Observation(examples.ids, y, margins, np.asarray(arrays["logits"][0])))
+    return SwapPairs(tuple(zip(seen[::2], seen[1::2], strict=True)), forget)
 
+
+def swap_jobs(
+    recipe: Recipe,
+    method: Method,
+    *,
+    retain: NDArray[np.int64],
+    pool: NDArray[np.int64],
+    pairs: int,
+    seed: int,
+    unseen: NDArray[np.int64] | None = None,
+    keep_weights: bool = True,
+) -> tuple[list[ObserveJob], Bool[np.ndarray, "p n"]]:
+    """Looks at both models of each pair in turn, and what the first of them forgets.
+
+    Two trainings and two deletions a pair. Rows of the training set; unseen: of the test set, lent to the method.
     Both models of a pair share their seeds, so that what is left between them is the deal: after an exact deletion
     they are one and the same model. Raises UsageError for a pool of odd size or one that overlaps the retained rows.
     """
@@ -59,15 +84,9 @@ def swap_pairs(
         for name, rows in (("first", pool[forget[pair]]), ("second", pool[~forget[pair]])):
             what = f"{name} of pair {pair + 1}"
             start = TrainJob(f"train {what}", recipe, train_seed, np.union1d(retain, rows))
-            done = UnlearnJob(f"unlearn {what}", recipe, unlearn_seed, start, method, np.sort(rows), np.sort(retain))
+            done = UnlearnJob(
+                f"unlearn {what}", recipe, unlearn_seed, start, method, np.sort(rows), np.sort(retain), unseen=unseen
+            )
             points = Points(pool, np.array([], dtype=np.int64))
-            jobs.append(ObserveJob(f"look at {what}", (done,), points, logits=True))
-    keys = fleet.run(jobs)
-    examples = fleet.bench.points(Points(pool, np.array([], dtype=np.int64)))
-    y = examples.labels().numpy()
-    seen = []
-    for key in keys:
-        arrays = fleet.store.map(key)
-        margins = np.asarray(arrays["margins"][0], dtype=np.float64)
-        seen.append(Observation(examples.ids, y, margins, np.asarray(arrays["logits"][0])))
-    return SwapPairs(tuple(zip(seen[::2], seen[1::2], strict=True)), forget)
+            jobs.append(ObserveJob(f"look at {what}", (done,), points, logits=True, keep_weights=keep_weights))
+    return jobs, forget

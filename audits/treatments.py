@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from unlearnkit import treatments
 from unlearnkit.audits.ledger import Group, Reading, Relearning, Statistic
-from unlearnkit.compress import pruned, quantized
 from unlearnkit.observing import observe
 from unlearnkit.relearning import relearn
 from unlearnkit.types import Examples
@@ -22,9 +22,7 @@ from unlearnkit.types import Examples
 SHIPPED, RELEARNED = "as shipped", "relearned"
 TREATMENTS: dict[str, Callable[[nn.Module], nn.Module]] = {
     SHIPPED: lambda model: model,
-    "8 bits": lambda model: quantized(model, bits=8),
-    "4 bits": lambda model: quantized(model, bits=4),
-    "30 % pruned": lambda model: pruned(model, share=0.3),
+    **{name: treatments.TREATMENTS[name] for name in ("8 bits", "4 bits", "30 % pruned")},
 }
 STEPS, LR, BATCH = 10, 0.005, 16  # of relearning: a few steps, slow enough that models differ in how fast they learn
 SHOWN = 16  # at most so many examples are shown while relearning, and never more than half

@@ -211,18 +211,18 @@ def _registered(result: AuditResult, plan: Plan, evidence: Evidence) -> list[tup
     if registration is None:
         return []
     document = registration.document
-    # Of the probes that were to be put to the models none may be left out in silence.
+    # Of what was to be asked of the models nothing may be left out in silence, and nothing come in that was not.
     models = document.get("models")
     names = models if isinstance(models, dict) else {}
-    probes = sorted({name.rpartition("/")[0] for name in names if "/" in name})
+    asked = sorted({name.rpartition("/")[0] for name in names if "/" in name})
     told = [note.sentence for note in evidence.notes if note.name == LEFT_OUT]
-    there = [p for p in probes if f"{p}/audited" in evidence.readings or any(s.startswith(f"{p}: ") for s in told)]
+    there = sorted(evidence.told | {name for name in asked if any(s.startswith(f"{name}: ") for s in told)})
     return [
         ("registration.sha256", registration.sha256, content_key(document)),
         ("registration.plan", document.get("plan"), json_plain(dataclasses.asdict(plan))),
         ("registration.request", document.get("request"), json_plain(dataclasses.asdict(result.request))),
         ("registration.data", document.get("data"), result.data.fingerprint),
-        ("registration.models", probes, there),
+        ("registration.models", asked, there),
         *_models(result, names, evidence),
         ("registration.canaries", document.get("canaries"), result.canaries and result.canaries.commitment),
         ("registration.groups", document.get("groups"), grouped(evidence.answer_group)),

@@ -16,17 +16,19 @@ import torch
 from safetensors.numpy import load
 
 from unlearnkit import jobs
-from unlearnkit.audits.audit import _sample, audit, fleet_for, save_audit
-from unlearnkit.audits.battery import BATTERY, PROBES
+from unlearnkit.audits.audit import MOST_BESIDE, _sample, audit, fleet_for, save_audit
+from unlearnkit.audits.battery import BATTERY, ORACLES, PROBES
 from unlearnkit.audits.case import demand, prepare
 from unlearnkit.audits.evidence import Evidence, Group
 from unlearnkit.audits.spec import Spec, parse_spec
 from unlearnkit.audits.verify import verify_file
+from unlearnkit.compress import pruned, quantized
 from unlearnkit.fleet import Progress
 from unlearnkit.models import save_model
 from unlearnkit.observing import observe
 from unlearnkit.result import AuditResult, UsageError
 from unlearnkit.store import Store
+from unlearnkit.treatments import COMPRESSED, DRAWN_ANEW, treated
 
 
 @pytest.fixture(autouse=True)
@@ -95,6 +97,8 @@ def test_the_whole_way_once_and_nothing_twice(store: Store, tmp_path: Path) -> N
     first = Told()
     result, sidecar = run(tiny(), store, first)
     looks = {"look at original", "look at unlearn with Retrain", *(f"look at oracle {j + 1}" for j in range(20))}
+    looks |= {f"look at compressed {name}" for name in ("original", "unlearn with Retrain")}
+    looks |= {"look at an untrained copy of original"}
     # Look and probes rest on these models; every other oracle is made and looked at in one go.
     asked = ["original", "unlearn with Retrain", *(f"oracle {j + 1}" for j in range(ASKED))]
     probes = {f"{probe.name} of {name}" for probe in PROBES["examples"] for name in asked}
@@ -173,6 +177,33 @@ def test_accuracy_by_group_is_fixed_beforehand_and_verified(store: Store, tmp_pa
     for field in {f.name for f in dataclasses.fields(AuditResult)} - without:  # groups change nothing else
         assert getattr(plain, field) == getattr(result, field)
     assert set(load(sidecar)) - set(load(other)) == {"answer_group", "group_names"}
+
+
+def test_what_is_seen_further_is_what_the_models_say(store: Store) -> None:
+    case = prepare(tiny())
+    wanted = demand(case)
+    evidence = Evidence.from_bytes(usual(store)[1])
+    model = fleet_for(case, store).read(case.original)
+    canaries = case.train.take(np.concatenate([wanted.heads, wanted.tails]))
+    for name, copy in (("4 bits", quantized(model, bits=4)), ("30 % pruned", pruned(model, share=0.3))):
+        seen = observe(copy, canaries).margins[:, 0]
+        np.testing.assert_allclose(evidence.treated[f"{name}/original"], seen, rtol=1e-5, atol=1e-5)
+    assert {*evidence.treated} == {f"{name}/{model}" for name in COMPRESSED for model in ("original", "audited")}
+    assert evidence.group[evidence.treated_points].tolist() == [Group.HEADS] * 30 + [Group.TAILS] * 30
+    retained = np.flatnonzero(evidence.beside_retained)
+    assert 0 < retained.size <= MOST_BESIDE
+    kept = case.train.take(wanted.retain[:: -(-wanted.retain.size // MOST_BESIDE)])
+    seen = observe(model, kept).margins[:, 0]
+    np.testing.assert_allclose(evidence.beside["original"][retained], seen, rtol=1e-4, atol=1e-5)
+    assert evidence.beside["oracles"].shape == (19, evidence.beside_retained.size)
+    fresh = treated(model, DRAWN_ANEW)
+    logits = observe(fresh, case.train.take(wanted.requested[evidence.logit_points])).outputs()[:, 0]
+    np.testing.assert_allclose(evidence.logits["untrained copy"], logits, rtol=1e-5, atol=1e-5)
+    assert {name: values.size for name, values in evidence.legacy.items()} == {
+        "MIA efficacy (SVC)/original": 1,
+        "MIA efficacy (SVC)/audited": 1,
+        "MIA efficacy (SVC)/oracles": 19,
+    }
 
 
 def test_the_held_out_oracle_is_no_reference(store: Store) -> None:
@@ -268,6 +299,64 @@ def test_the_tier_seconds_trains_no_oracle(store: Store) -> None:
     assert result.verdict.word in ("INCONCLUSIVE", "FAIL")
     assert [test.kind for test in result.tests] == ["coin"]
     assert "margins/oracles" not in load(sidecar)
+    assert [row.name for row in result.comparisons] == [
+        f"Canary coin test, {told}"
+        for told in (
+            "weights rounded to 8 bits",
+            "weights rounded to 4 bits",
+            *(f"{share}\u00a0% of the weights pruned" for share in (10, 30, 50)),
+        )
+    ]
+
+
+def test_in_tier_hours_two_halves_trade_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ORACLES, "hours", 2)  # and as many unlearnings, for the time it takes
+    spec = tiny(audit={"tier": "hours", "oracles": 2}, recipe={"epochs": 1}, canaries=None)
+    result, sidecar = run(spec, Store(tmp_path / "store"))
+    assert verify_file(save_audit(tmp_path, result, sidecar)).passed
+    wanted, evidence = demand(prepare(spec)), Evidence.from_bytes(sidecar)
+    assert evidence.swapped is not None
+    assert evidence.swapped_forget is not None
+    points = wanted.requested.size // 2 * 2
+    assert evidence.swapped.shape == (3, 2, points)
+    assert evidence.swapped_forget.sum(axis=1).tolist() == [points // 2] * 3
+    [row] = [row for row in result.comparisons if row.name == "SWAP test"]
+    # Retrain with the seeds that a pair shares makes one and the same model of both.
+    np.testing.assert_array_equal(evidence.swapped[:, 0], evidence.swapped[:, 1])
+    assert (row.value, row.oracles.value, row.p) == (0.0, 0.0, 1.0)
+    assert "without limits: all pairs agree" in row.sentence
+    assert result.registration is not None
+    assert len(result.registration.document["models"]["SWAP test/pairs"]) == 6
+
+
+PLAIN = """
+import torch
+from torch import nn
+
+
+class Plain(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(64, classes) / 8)
+
+    def forward(self, x):
+        return x.flatten(1) @ self.weight
+
+
+def net(classes):
+    return Plain(classes)
+"""
+
+
+def test_what_cannot_be_compressed_is_said_to_be_left_out(write_module: Any, tmp_path: Path) -> None:
+    write_module("plain_net", PLAIN)
+    spec = tiny(model={"architecture": "plain_net:net"}, audit={"tier": "seconds"})
+    result, sidecar = run(spec, Store(tmp_path / "store"))
+    [flag] = [flag for flag in result.flags if flag.name == "probe left out"]
+    assert flag.sentence.startswith("treated weights: quantized: ")
+    assert flag.sentence.endswith("has no convolution or linear layer to change")
+    assert Evidence.from_bytes(sidecar).treated == {}
+    assert verify_file(save_audit(tmp_path, result, sidecar)).passed
 
 
 def test_a_whole_class(store: Store) -> None:
@@ -321,8 +410,8 @@ def test_weights_manifest_and_a_result_from_elsewhere(store: Store, tmp_path: Pa
     )
     told = Told()
     result, sidecar = run(given, store, told)
-    # the given models are looked at and probed; the oracles are those from before
-    assert told.last.done - told.last.kept == 2 * (1 + len(PROBES["examples"]))
+    # the given models are looked at, as they are and compressed, and probed; the oracles are those from before
+    assert told.last.done - told.last.kept == 2 * (2 + len(PROBES["examples"])) + 1  # the untrained copy
     assert result.method.name == "given"
     assert result.method.saw is None
     assert result.canaries is not None

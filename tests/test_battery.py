@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from audit_samples import class_evidence, evidence, plan, within_binomial
 
-from unlearnkit.audits import battery, controls
+from unlearnkit.audits import battery, controls, designs
 from unlearnkit.audits.battery import BATTERY, ENOUGH_CANARIES, Judgement, judge
 from unlearnkit.audits.coin import coin_test
 from unlearnkit.audits.designs import Tolerances, rank_tests, smallest_leak
@@ -48,7 +48,7 @@ def tests_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """Simulated audits with fewer permutations (still exact) and without controls and distances: many in seconds."""
     monkeypatch.setattr(battery, "run_controls", lambda *_args, **_more: ())
     monkeypatch.setattr(battery, "comparisons", lambda *_args: ())
-    monkeypatch.setattr(battery, "coin_test", partial(coin_test, permutations=499))
+    monkeypatch.setattr(designs, "coin_test", lambda *args, **more: coin_test(*args, **{**more, "permutations": 499}))
 
 
 def small(seed: int, **changes: Any) -> Evidence:
@@ -630,7 +630,8 @@ def test_the_same_arrays_give_the_same_judgement() -> None:
     made = small(9, **settings)
     judged = judge(made, fixed)
     assert None not in (judged.individuals, judged.collateral)
-    assert len(judged.comparisons) == 5 + 2 + 5 + 2 + 1  # distances, probes, many models, two versions, U-LiRA
+    # compressed copies, distances, retained and published, probes, SWAP, many models, two versions, U-LiRA
+    assert len(judged.comparisons) == 5 + 5 + 3 + 2 + 1 + 5 + 2 + 1
     assert judge(small(9, **settings), fixed) == judged
     assert judge(Evidence.from_bytes(made.to_bytes()), fixed) == judged
     assert BATTERY == "1"

@@ -16,6 +16,7 @@ from unlearnkit.audits.designs import (
     CoinDesign,
     MarginShift,
     Plan,
+    ReferenceAttack,
     Tolerances,
     coin_design,
     rank_tests,
@@ -120,6 +121,50 @@ def test_a_scorer_that_reads_the_labels_is_caught(cheat: type[CoinDesign], oracl
     assert not control.passed
     assert only("shuffled labels at chance", run(made, design=honest)).passed
     assert "of 200 shuffles look significant (at most 21 are to be expected)." in control.sentence
+
+
+@dataclasses.dataclass(frozen=True)
+class PeekingReference(ReferenceAttack):
+    """Its references are those models that know a point's side: what a pool that is sorted by labels would give."""
+
+    def values(self, stack: FloatArray, evidence: Evidence) -> FloatArray:
+        helped = stack.copy()
+        helped[0] += 0.5 * (evidence.group == Group.REQUESTED)
+        return ReferenceAttack.values(self, helped, evidence)
+
+
+@dataclasses.dataclass(frozen=True)
+class OrderedReference(ReferenceAttack):
+    """Its scores fall along the requested examples first, then the twins."""
+
+    def values(self, stack: FloatArray, evidence: Evidence) -> FloatArray:
+        order = np.concatenate([evidence.rows(Group.REQUESTED), evidence.rows(Group.TWINS)])
+        helped = stack.copy()
+        helped[0, order] -= np.linspace(0.0, 1.0, order.size)
+        return ReferenceAttack.values(self, helped, evidence)
+
+
+@pytest.mark.parametrize("cheat", [PeekingReference, OrderedReference])
+@pytest.mark.parametrize("canaries", [0, 20])
+def test_a_reference_attack_that_reads_the_labels_is_caught(cheat: type[ReferenceAttack], canaries: int) -> None:
+    made, fixed = evidence(1, oracles=19, canaries=canaries), plan(tolerances=WIDE)
+    tests = rank_tests(made, fixed)
+    [honest] = [test for test in tests if isinstance(test, ReferenceAttack)]
+    sabotaged = [cheat(**vars(test)) if test is honest else test for test in tests]
+    for these, passed in ((tests, True), (sabotaged, False)):
+        control = controls._shuffled_at_chance(made, fixed, these, coin_design(made))
+        assert control.passed == passed
+        assert "(Reference attack, requested); " in control.sentence
+
+
+def test_areas_of_shuffled_labels_scatter_as_by_chance() -> None:
+    made = evidence(2, oracles=19, canaries=0, requested=40, twins=25, leak=2.0)
+    [test] = [test for test in rank_tests(made, plan()) if isinstance(test, ReferenceAttack)]
+    name, areas, error = controls._shuffled_test(test, made, np.random.default_rng(0))
+    assert name == "Reference attack, requested"
+    assert error == pytest.approx((66 / (12 * 40 * 25)) ** 0.5)
+    assert areas.std() == pytest.approx(error, rel=0.2)
+    assert areas.mean() == pytest.approx(0.5, abs=5 * error / len(areas) ** 0.5)
 
 
 @pytest.mark.parametrize("made", [evidence(2), evidence(2, canaries=0), evidence(2, oracles=0, canaries=0)])

@@ -15,6 +15,7 @@ from unlearnkit.audits.evidence import Evidence, Group, envelope
 from unlearnkit.audits.rank import Z_CAP, margin_z
 from unlearnkit.audits.simulate import simulate, standard_plan
 from unlearnkit.result import UsageError
+from unlearnkit.treatments import COMPRESSED
 
 
 @pytest.mark.parametrize("oracles", [0, 19])
@@ -36,21 +37,30 @@ def test_round_trip(oracles: int) -> None:
             np.testing.assert_array_equal(one[key], two[key])
 
 
-def test_round_trip_of_what_findings_read() -> None:
-    made = evidence(oracles=19, requested=7, canaries=3, twins=5, outputs=True, unlearned=4)
+@pytest.mark.parametrize("canaries", [3, 20])
+def test_round_trip_of_what_findings_read(canaries: int) -> None:
+    made = evidence(oracles=19, requested=7, canaries=canaries, twins=5, outputs=True, unlearned=4)
     made = dataclasses.replace(made, answer_group=np.arange(300) % 3 - 1, group_names=("a", "b"))
     read = Evidence.from_bytes(made.to_bytes())
     assert read.to_bytes() == made.to_bytes()
     assert read.ids == made.ids == tuple(f"simulated/{i:05d}" for i in range(7))
-    for name in ("logits", "answers"):
+    models = ["audited", "held_out", "oracles", "original"]
+    treated = [f"{name}/{model}" for name in COMPRESSED for model in ("original", "audited")] if canaries == 20 else []
+    for name, there in (
+        ("logits", [*models, "untrained copy"]),
+        ("answers", models),
+        ("beside", models),
+        ("legacy", [f"MIA efficacy (SVC)/{model}" for model in ("audited", "oracles", "original")]),
+        ("treated", treated),
+    ):
         one, two = getattr(made, name), getattr(read, name)
-        assert sorted(one) == sorted(two) == ["audited", "held_out", "oracles", "original"]
+        assert sorted(one) == sorted(two) == sorted(there)
         for key in one:
             assert one[key].dtype == two[key].dtype
             np.testing.assert_array_equal(one[key], two[key])
     np.testing.assert_array_equal(read.logit_points, made.logit_points)
-    np.testing.assert_array_equal(read.answer_label, made.answer_label)
-    np.testing.assert_array_equal(read.answer_group, made.answer_group)
+    for name in ("answer_label", "answer_group", "treated_points", "beside_retained", "swapped", "swapped_forget"):
+        np.testing.assert_array_equal(getattr(read, name), getattr(made, name))
     assert read.group_names == ("a", "b")
     assert made.ensemble is not None
     assert read.ensemble is not None
@@ -80,6 +90,30 @@ def test_round_trip_of_what_findings_read() -> None:
         (
             {"readings": {"Pruning/audited": np.zeros(1), "Pruning/original": np.zeros(1)}},
             "evidence: readings/Pruning/oracles is missing; a probe is put to original, audited, oracles",
+        ),
+        (
+            {"legacy": {"MIA/audited": np.zeros(1)}},
+            "evidence: legacy/MIA/oracles is missing; a published number is computed for original, audited, oracles",
+        ),
+        (
+            {"treated": {"4 bits/audited": np.zeros(2)}, "treated_points": np.arange(2)},
+            "evidence: treated/4 bits/original is missing; treated are original, audited",
+        ),
+        (
+            {"treated": {"4 bits/audited": np.zeros(2)}},
+            r"evidence: treated/4 bits/audited must be finite with 0 points",
+        ),
+        ({"treated_points": np.array([3, 18])}, "evidence: treated_points must lie among 18 points"),
+        (
+            {"beside_retained": np.zeros(3, dtype=np.uint8)},
+            r"evidence: beside/\w+ must be finite with 3 points, got \(",
+        ),
+        ({"swapped": None}, r"evidence: swapped must be finite margins .*, got \[\] and \[3, 6\]"),
+        ({"swapped": np.zeros((3, 2, 5))}, r"evidence: swapped must be .*, got \[3, 2, 5\] and \[3, 6\]"),
+        ({"swapped": np.full((3, 2, 6), np.inf)}, "evidence: swapped must be finite margins"),
+        (
+            {"swapped": np.zeros((1, 2, 8)), "swapped_forget": np.zeros((1, 8), dtype=np.uint8)},
+            "evidence: swapped must be finite margins .* of requested points",
         ),
         (
             {"logits": {"audited": np.full((7, 10), np.nan, dtype=np.float32)}},

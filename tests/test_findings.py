@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from audit_samples import evidence, plan, within_binomial
 from scipy.spatial.distance import jensenshannon
-from scipy.special import softmax
+from scipy.special import expit, softmax
 
+from unlearnkit.attacks.mia_efficacy import mia_efficacy
 from unlearnkit.audits import battery
 from unlearnkit.audits.battery import judge
 from unlearnkit.audits.epsilon import one_run_epsilon
@@ -27,6 +28,7 @@ SIMPLE = [
     "Tug of war (ToW)",
     "Average gap",
 ]
+STAY, PUBLISHED = "Retained against held-out examples", ["MIA efficacy (SVC)", "Zero retrain forgetting (ZRF)"]
 PROBES = ["Rounding to 8 and 4 bits", "Relearning on retained data"]
 
 
@@ -81,11 +83,96 @@ def test_distances_of_accuracies_are_the_naive_ones() -> None:
     agree(rows["Tug of war (ToW)"], naive(list(shares), lambda a, b: np.prod(1 - np.abs(a - b))), nearer=True)
 
 
+# -- those who stay, and what publications report -------------------------------------------------------------------
+
+
+def two_sided(row: Comparison, values: FloatArray) -> None:
+    """The row of a number of every model, the audited one first, against its plain rank."""
+    assert row.value == pytest.approx(values[0], rel=1e-7)
+    assert (row.oracles.low, row.oracles.high) == pytest.approx((values[1:].min(), values[1:].max()), rel=1e-7)
+    far = np.abs(values - values.mean())
+    assert row.p == pytest.approx(np.mean(far >= far[0] * (1 - 1e-12)))
+
+
+def test_those_who_stay_are_held_against_those_who_never_came() -> None:
+    made = seen(3)
+    kept = made.beside_retained == 1
+
+    def areas(made: Evidence, target: str) -> FloatArray:
+        rows = [made.beside[target], *made.beside["oracles"]]
+        return np.array([(row[kept][:, None] > row[~kept]).mean() for row in rows])
+
+    two_sided(by_name(made)[STAY], areas(made, "audited"))
+    exposed = {**made.beside, "audited": (made.beside["audited"] + 4.0 * kept).astype(np.float32)}
+    worse = dataclasses.replace(made, beside=exposed)
+    row = by_name(worse)[STAY]
+    assert row.p == pytest.approx(1 / 20)
+    assert row.original == pytest.approx(areas(made, "original")[0])
+    assert "tells 100 retained from 100 held-out examples." in row.sentence
+    of_class = comparisons(worse, plan(kind="class"))
+    assert "held-out examples of the other classes." in next(r for r in of_class if r.name == STAY).sentence
+
+
+def test_published_numbers_are_the_naive_ones_beside_the_oracles() -> None:
+    made = seen(4)
+    rows = by_name(made)
+    name = PUBLISHED[0]
+    two_sided(rows[name], np.concatenate([made.legacy[f"{name}/audited"], made.legacy[f"{name}/oracles"]]))
+    assert rows[name].original == pytest.approx(made.legacy[f"{name}/original"][0])
+    untrained = softmax(made.logits["untrained copy"].astype(np.float64), axis=-1)
+    outputs = softmax(np.stack([made.logits["audited"], *made.logits["oracles"]]).astype(np.float64), axis=-1)
+    zrf = np.array([1 - np.mean(jensenshannon(one, untrained, axis=1) ** 2) for one in outputs])
+    two_sided(rows[PUBLISHED[1]], zrf)
+    assert 1 - np.log(2) <= zrf.min()
+    for name in PUBLISHED:
+        assert "Publications report it; it is weak and decides nothing here" in rows[name].sentence
+
+
+def test_mia_efficacy_is_read_from_the_margins_in_the_evidence() -> None:
+    made = seen(4)
+    found = battery.legacy(made)
+    assert {name.rpartition("/")[2]: values.size for name, values in found.items()} == {
+        "original": 1,
+        "audited": 1,
+        "oracles": 19,
+    }
+    kept = made.beside_retained == 1
+    asked = made.margins["oracles"][3, made.rows(Group.REQUESTED)]
+    beside = made.beside["oracles"][3].astype(np.float64)
+    expected = mia_efficacy(expit(asked), expit(beside[kept]), expit(beside[~kept]))
+    assert found["MIA efficacy (SVC)/oracles"][3] == expected
+    assert battery.legacy(seen(oracles=0)) == battery.legacy(seen(outputs=False)) == {}
+    alone = dataclasses.replace(made, beside_retained=np.ones_like(made.beside_retained))
+    assert battery.legacy(alone) == {}
+
+
+def test_halves_that_trade_places_are_scored_against_the_oracles() -> None:
+    made = seen(5, requested=19)
+    assert made.swapped is not None
+    assert made.swapped_forget is not None
+    forget = made.swapped_forget == 1
+    row = by_name(made)["SWAP test"]
+    usual = made.margins["oracles"][:, :18]
+    z = (made.swapped - usual.mean(axis=0)) / usual.std(axis=0, ddof=1)
+    advantages = [
+        (one[own][:, None] > one[~own]).mean() + (two[~own][:, None] > two[own]).mean() - 1
+        for (one, two), own in zip(z, forget, strict=True)
+    ]
+    assert row.value == pytest.approx(np.mean(advantages))
+    assert row.sentence.startswith("3 pairs of models; of each, one was trained on one half of 18 requested examples")
+    assert "at 95\u00a0% confidence " in row.sentence
+    leaking = made.swapped + 2.0 * np.stack([forget, ~forget], axis=1)
+    found = by_name(dataclasses.replace(made, swapped=leaking))["SWAP test"]
+    assert found.value > 0.3
+    assert found.p == pytest.approx(0.0001)
+    assert "SWAP test" not in by_name(dataclasses.replace(made, swapped=None, swapped_forget=None))
+
+
 def test_what_the_evidence_does_not_hold_makes_no_row() -> None:
-    assert list(by_name(seen())) == [*SIMPLE, *PROBES]
+    assert list(by_name(seen())) == [*SIMPLE, STAY, *PUBLISHED, *PROBES, "SWAP test"]
     assert list(by_name(seen(outputs=False))) == SIMPLE[2:]
     assert comparisons(seen(oracles=0, outputs=False), plan()) == ()
-    assert [row.name for row in comparisons(seen(unlearned=6), plan())][7:] == [
+    assert [row.name for row in comparisons(seen(unlearned=6), plan())][11:] == [
         "KLoM, 95th percentile",
         "NeurIPS 2023 forgetting score",
         "Kernel distance (MMD) of the ensembles",
@@ -130,7 +217,7 @@ def test_ensembles_that_are_too_small_are_left_out_and_stop_no_audit(oracles: in
 
 def test_a_retrained_model_is_far_out_no_more_often_than_stated() -> None:
     runs = 60
-    low = dict.fromkeys([*SIMPLE, *PROBES], 0)
+    low = dict.fromkeys([*SIMPLE, STAY, *PUBLISHED, *PROBES, "SWAP test"], 0)
     for seed in range(runs):
         for name, row in by_name(seen(seed, requested=20, twins=4, canaries=0)).items():
             assert row.p is not None
@@ -156,7 +243,7 @@ def test_ensembles_stand_beside_retrained_against_retrained() -> None:
     assert fair.ensemble is not None
     leaking = dataclasses.replace(fair, ensemble=fair.ensemble + 2.5 * (fair.group == Group.REQUESTED))
     one, two = by_name(fair), by_name(leaking)
-    klom, score, kernel, apart, epsilon = list(one)[7:]
+    klom, score, kernel, apart, epsilon = list(one)[11:]
     for name in (klom, score):
         assert one[name].oracles.low is one[name].oracles.high is one[name].p is one[name].original is None
         assert one[name].oracles == two[name].oracles  # the floor does not look at what was unlearned

@@ -32,6 +32,7 @@ GROUND = (
     "stacked",
     "store",
     "train",
+    "treatments",
     "types",
     "unlearning",
 )

@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -31,6 +32,7 @@ from torch import nn
 
 from unlearnkit import jobs, stacked
 from unlearnkit.attacks import LinearProbe, Pruning
+from unlearnkit.compress import pruned, quantized
 from unlearnkit.data import resolve
 from unlearnkit.jobs import (
     Bench,
@@ -179,7 +181,11 @@ def test_everything_that_decides_an_observation_is_in_its_key(bench: Bench):
         replace(job, points=Points(POINTS.train[1:], POINTS.test)),
         replace(job, points=Points(POINTS.train, POINTS.test[1:])),
         replace(job, points=Points(POINTS.test, POINTS.train)),
+        replace(job, treatments=("4 bits",)),
+        replace(job, treatments=("4 bits", "8 bits")),
     ]
+    # looks at models as they are bear the names that they had before there were treatments
+    assert not [name for name in bench.describe(job) if name.startswith("treat")]
     all_differ(bench, *some)
     changed = Bench(Sets(bench.sets.train, one_byte_more(bench.sets.test)), bench.store, "cpu")
     assert changed.key(job) != bench.key(job)
@@ -285,6 +291,23 @@ def test_a_model_is_what_training_makes_of_its_rows(bench: Bench, recipe: Recipe
     assert record["seconds"] > 0
     assert bench.store.faults() == []  # every record describes the key it lies under
     assert weights(read_model(bench.store, made[1].key, recipe.architecture)) == weights(model)
+
+
+def test_a_treated_model_is_seen_after_each_treatment_and_kept_as_it_is(bench: Bench):
+    train, unlearned = train_jobs(1)[0], unlearn_job(train_jobs(1)[0])
+    job = observe_job(train, unlearned, logits=True, treatments=("50 % pruned", "4 bits"))
+    [made] = bench.make([job], "cpu")
+    points, logits = bench.points(POINTS), bench.store.map(made.key)["logits"]
+    assert logits.shape == (4, len(POINTS), 1, 3)
+    for i, (model, treat) in enumerate(
+        (model, treat)
+        for model in (train, unlearned)
+        for treat in (partial(pruned, share=0.5), partial(quantized, bits=4))
+    ):
+        np.testing.assert_array_equal(logits[i], observe(treat(bench.read(model)), points).outputs())
+    [other] = bench.make([observe_job(train, treatments=("3 bits",))], "cpu")
+    assert other.fault is not None
+    assert other.fault.startswith("treatment: must be one of 8 bits, 4 bits, ")
 
 
 def test_what_is_seen_of_a_model_is_what_observe_sees(bench: Bench):

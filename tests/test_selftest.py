@@ -17,7 +17,9 @@ from unlearnkit.audits.epsilon import Rule, rule_epsilon
 from unlearnkit.audits.evidence import Evidence, Group
 from unlearnkit.audits.selftest import Known, Lab
 from unlearnkit.models import Classifier
+from unlearnkit.observing import observe
 from unlearnkit.result import State
+from unlearnkit.treatments import COMPRESSED, treated
 
 RUNS = 40  # simulated audits per check: the long version is `make selftest`
 
@@ -184,12 +186,12 @@ def guard_asleep(patch: pytest.MonkeyPatch) -> None:
 
 
 def unseeded(patch: pytest.MonkeyPatch) -> None:
-    right, rng = battery.coin_test, np.random.default_rng()
+    right, rng = designs.coin_test, np.random.default_rng()
 
     def test(*args: Any, **more: Any) -> Any:
         return right(*args, **{**more, "seed": int(rng.integers(1 << 30))})
 
-    patch.setattr(battery, "coin_test", test)
+    patch.setattr(designs, "coin_test", test)
 
 
 def order_matters(patch: pytest.MonkeyPatch) -> None:
@@ -267,6 +269,25 @@ def test_a_broken_auditor_is_caught(
     known = checks[number]()
     assert known.number == number
     assert not known.passed, known
+
+
+def test_an_audit_flags_what_comes_back_when_the_weights_are_rounded(lab: Lab, hidden: Classifier) -> None:
+    """Forgotten in float, and known again in 4 bits: real weights, on the way that an audit takes."""
+    made = lab.audited(hidden)
+    design = designs.coin_design(made)
+    assert design is not None
+    rows = design.rows(made)
+    seen = {
+        f"{name}/{target}": observe(treated(model, name), lab.points).margins[rows, 0]
+        for name in COMPRESSED
+        for target, model in (("original", lab.original), ("audited", hidden))
+    }
+    judged = battery.judge(dataclasses.replace(made, treated=seen, treated_points=rows), lab.plan)
+    [flag] = [flag for flag in judged.flags if flag.name == "leak comes back"]
+    assert "weights rounded to 4 bits: AUC " in flag.sentence
+    found = {row.name: row for row in judged.comparisons}["Canary coin test, weights rounded to 4 bits"]
+    assert found.original is not None
+    assert min(found.value, found.original) > 0.9
 
 
 def test_an_original_that_was_never_hidden_is_no_quantization_plant(lab: Lab) -> None:

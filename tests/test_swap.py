@@ -15,9 +15,9 @@ from torch import nn
 
 from unlearnkit.audits.roc import auc
 from unlearnkit.audits.swap import swap_test
-from unlearnkit.audits.swapping import swap_pairs
+from unlearnkit.audits.swapping import swap_jobs, swap_pairs
 from unlearnkit.fleet import Fleet
-from unlearnkit.jobs import Sets
+from unlearnkit.jobs import Sets, TrainJob, UnlearnJob
 from unlearnkit.methods import METHODS
 from unlearnkit.models import Architecture
 from unlearnkit.result import UsageError
@@ -159,6 +159,25 @@ def test_retraining_has_advantage_zero_and_doing_nothing_the_largest(fleet: Flee
     assert result.p == 0.001
     assert result.advantage.value > 0.5
     assert nothing.observations[0][0].outputs().shape == (40, 1, 3)
+
+
+def test_jobs_say_what_each_model_is_trained_on_and_forgets() -> None:
+    recipe, method = Recipe(Architecture("mlp", 3, (1, 8, 8)), epochs=1), Nothing()
+    pool, retain, unseen = np.arange(6), np.arange(6, 20), np.arange(3)
+    jobs, forget = swap_jobs(
+        recipe, method, retain=retain, pool=pool, pairs=2, seed=0, unseen=unseen, keep_weights=False
+    )
+    assert forget.shape == (2, 6)
+    for i, job in enumerate(jobs):
+        [done] = job.stages
+        assert isinstance(done, UnlearnJob)
+        assert isinstance(done.start, TrainJob)
+        half = pool[forget[i // 2] != bool(i % 2)]  # the second model of a pair forgets what the first never saw
+        np.testing.assert_array_equal(done.forget, half)
+        np.testing.assert_array_equal(done.start.rows, np.union1d(half, retain))
+        np.testing.assert_array_equal(job.points.train, pool)
+        assert (done.unseen is unseen, job.keep_weights) == (True, False)
+    assert len(jobs) == 4
 
 
 def test_pools_that_cannot_be_dealt(fleet: Fleet) -> None:

@@ -7,7 +7,7 @@ import hashlib
 import importlib.metadata
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -25,6 +25,7 @@ from unlearnkit.result import UsageError
 from unlearnkit.stacked import fit_stack, stack_size
 from unlearnkit.store import Store, canonical, content_key
 from unlearnkit.train import Recipe, device_of, fit, initial
+from unlearnkit.treatments import treated
 from unlearnkit.types import Examples, Method, Probe, Splits, join
 from unlearnkit.unlearning import unlearn
 
@@ -108,6 +109,7 @@ class ObserveJob(Job):
 
     flips: the flipped image is a second view. logits: keep them too, [stage, point, view, class].
     keep_weights: whether models that are made on the way stay in the store.
+    treatments: names in `unlearnkit.treatments`; each stage is then seen after each of them, [stage · treatment, …].
     """
 
     kind: ClassVar[str] = "observe"
@@ -117,6 +119,7 @@ class ObserveJob(Job):
     flips: bool = False
     logits: bool = False
     keep_weights: bool = True
+    treatments: tuple[str, ...] = ()
 
     @property
     def rests_on(self) -> tuple[ModelJob, ...]:
@@ -201,14 +204,20 @@ class Bench:
                 "code": [self._code(unlearn, *_classes(job.method)), *self._training_code(job.recipe)],
             }
         if isinstance(job, ObserveJob):
-            return common | {
-                "stages": [self.key(stage) for stage in job.stages],
-                "train": [self.sets.train.fingerprint, _digest(job.points.train)],
-                "test": [self.sets.test.fingerprint, _digest(job.points.test)],
-                "flips": job.flips,
-                "logits": job.logits,
-                "code": [self._code(observe), *self._given_code(job)],
-            }
+            # named only where there are some: looks at models as they are keep their names
+            weights = {"treatments": job.treatments, "treated by": self._code(treated)} if job.treatments else {}
+            return (
+                common
+                | weights
+                | {
+                    "stages": [self.key(stage) for stage in job.stages],
+                    "train": [self.sets.train.fingerprint, _digest(job.points.train)],
+                    "test": [self.sets.test.fingerprint, _digest(job.points.test)],
+                    "flips": job.flips,
+                    "logits": job.logits,
+                    "code": [self._code(observe), *self._given_code(job)],
+                }
+            )
         if isinstance(job, ProbeJob):
             given = [self._training_code(job.model.recipe)] if isinstance(job.model, GivenModel) else []
             return common | {
@@ -417,7 +426,10 @@ class _Work:
 
     def _observe(self, job: ObserveJob, models: Sequence[Classifier]) -> dict[str, NDArray[np.float32]]:
         examples = self.bench.points(job.points)
-        seen = [observe(model, examples, flips=job.flips, device=self.device) for model in models]
+        shown: Iterable[nn.Module] = models
+        if job.treatments:
+            shown = (treated(model, name) for model in models for name in job.treatments)  # one copy at a time
+        seen = [observe(model, examples, flips=job.flips, device=self.device) for model in shown]
         arrays = {"margins": np.stack([one.margins.astype(np.float32) for one in seen])}
         if job.logits:
             arrays["logits"] = np.stack([one.outputs() for one in seen])
