@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 import unlearnkit
 from unlearnkit.audits.battery import ATTACKS, BATTERY, ORACLES, PROBED, PROBES, judge
-from unlearnkit.audits.case import Case, Demand, demand, method_of, prepare
+from unlearnkit.audits.case import Case, Demand, demand, evenly, method_of, prepare
 from unlearnkit.audits.designs import Plan, coin_design
 from unlearnkit.audits.evidence import Evidence, FloatArray, Group, envelope
 from unlearnkit.audits.findings import measured_epsilon
@@ -26,6 +26,7 @@ from unlearnkit.audits.registration import register
 from unlearnkit.audits.resurrection import LEAST_ORACLES
 from unlearnkit.audits.roc import roc
 from unlearnkit.audits.spec import Spec
+from unlearnkit.audits.stress import Stress, ask_stress, plan_stress
 from unlearnkit.fleet import Fleet, Watch
 from unlearnkit.jobs import GivenModel, Job, Made, ModelJob, ObserveJob, Points, ProbeJob, TrainJob, UnlearnJob
 from unlearnkit.models import build, load_state, pack, read_metadata, read_state
@@ -48,7 +49,6 @@ from unlearnkit.result import Evidence as EvidenceRecord
 from unlearnkit.store import Store, content_key, sha256_file, write_atomic
 from unlearnkit.types import Method, Observation, Probe
 
-MOST_POINTS = 5_000  # examples of a large set on which every oracle's accuracy is measured
 MOST_OUTPUTS = 200  # requested examples whose whole output is kept as evidence
 
 
@@ -177,9 +177,9 @@ def looks(case: Case, wanted: Demand, models: Models) -> Looks:
         "requested": wanted.requested,
         "heads": wanted.heads,
         "tails": wanted.tails,
-        "retain": _sample(wanted.retain),
+        "retain": evenly(wanted.retain),
         "twins": wanted.twins,
-        "test": _sample(wanted.held_out),
+        "test": evenly(wanted.held_out),
     }
     trained = ("requested", "heads", "tails", "retain")
     points = Points(np.concatenate([rows[name] for name in trained]), np.concatenate([rows["twins"], rows["test"]]))
@@ -207,13 +207,13 @@ def _probes(case: Case, wanted: Demand, models: Models) -> dict[str, list[ProbeJ
     if len(oracles) < LEAST_ORACLES:
         return {}
     [seed] = case.seeds("probe", 1)
-    retain, held_out = _sample(wanted.retain), _sample(wanted.held_out)
+    retain, held_out = evenly(wanted.retain), evenly(wanted.held_out)
     held_out = np.setdiff1d(held_out, wanted.twins) if wanted.twins.size < held_out.size else held_out
     label = wanted.deletion.forget_class
 
     def ask(probe: Probe, model: ModelJob) -> ProbeJob:
         name = f"{probe.name} of {model.name}"
-        return ProbeJob(name, model, probe, seed, _sample(wanted.requested), retain, held_out, wanted.twins, label)
+        return ProbeJob(name, model, probe, seed, evenly(wanted.requested), retain, held_out, wanted.twins, label)
 
     groups: dict[str, Sequence[ModelJob]] = {
         "original": [models.original],
@@ -251,7 +251,7 @@ def gather(
     correct: dict[str, NDArray[np.int64]] = {}
     outputs: dict[str, NDArray[np.float32]] = {}
     answers: dict[str, NDArray[np.uint8]] = {}
-    spoken = _sample(np.arange(looked.part["requested"].size), MOST_OUTPUTS)
+    spoken = evenly(np.arange(looked.part["requested"].size), MOST_OUTPUTS)
 
     def look(name: str, keys: Sequence[str]) -> None:
         rows: list[FloatArray] = []
@@ -309,11 +309,6 @@ def gather(
     return dataclasses.replace(evidence, curves=_curves(evidence))
 
 
-def _sample(rows: NDArray[np.int64], most: int = MOST_POINTS) -> NDArray[np.int64]:
-    """At most so many of the rows, evenly spread."""
-    return rows[:: max(1, -(-rows.size // most))]
-
-
 def _curves(evidence: Evidence) -> dict[str, FloatArray]:
     """ROC staircases of the attack for the figure: on canaries where there are enough, else requested and held-out."""
     design = coin_design(evidence)
@@ -359,10 +354,18 @@ def fleet_for(
     return Fleet(case.sets, store, device=case.spec.audit.device, engine=engine, fresh=fresh, watch=watch)
 
 
-def audit(spec: Spec, fleet: Fleet, *, command: str, case: Case | None = None) -> tuple[AuditResult, bytes]:
+def audit(
+    spec: Spec,
+    fleet: Fleet,
+    *,
+    command: str,
+    case: Case | None = None,
+    say: Callable[[str], None] | None = None,
+) -> tuple[AuditResult, bytes]:
     """The whole way: data, models, evidence, verdict. Returns the result and its evidence sidecar's bytes.
 
-    `case`: the prepared spec, where the caller has it already. Interrupted, the next call goes on from the store.
+    `case`: the prepared spec, where the caller has it already. say: is told before anything is trained what tier
+    `hours` takes. Interrupted, the next call goes on from the store.
     """
     started, clock = datetime.now(UTC), time.perf_counter()
     case = case or prepare(spec)
@@ -377,12 +380,19 @@ def audit(spec: Spec, fleet: Fleet, *, command: str, case: Case | None = None) -
         for groups in (looked.jobs, looked.probes)
         for name, group in groups.items()
     }
-    registration = register(store, plan, request=request, data=data, canaries=canaries, models=keys)
+    stress = plan_stress(case, wanted, fleet, models.original)
+    rules = None if stress is None else stress.document
+    registration = register(store, plan, request=request, data=data, canaries=canaries, models=keys, stress=rules)
+    if say is not None:
+        for sentence in _cost(models, stress):
+            say(sentence)
     made = _made(fleet, looked)
     there = {name: [one.key for one in group if not one.fault] for name, group in made.items()}
     read, left_out = _answered(made, looked)
     seen = {name: there[name] for name in looked.jobs}
     evidence = gather(looked, (*wanted.notes, *left_out), store, seen, read)
+    if stress is not None:
+        evidence = replace(evidence, stress=ask_stress(stress))
     sidecar = evidence.to_bytes()
     judgement = judge(evidence, plan)
     record = _oracle_record(fleet, models, made["oracles"]) if models.oracles else None
@@ -426,9 +436,21 @@ def audit(spec: Spec, fleet: Fleet, *, command: str, case: Case | None = None) -
         comparisons=judgement.comparisons,
         individuals=judgement.individuals,
         collateral=judgement.collateral,
+        stress=judgement.stress,
         privacy=_privacy_record(case, evidence, plan),
     )
     return result, sidecar
+
+
+def _cost(models: Models, stress: Stress | None) -> list[str]:
+    """What tier `hours` takes, in sentences; nothing of the other tiers."""
+    if stress is None:
+        return []
+    count = len(models.ensemble)
+    return [
+        f"{len(models.oracles)} retrainings, {count} further originals and {count} unlearnings of them",
+        stress.cost,
+    ]
 
 
 def _made(fleet: Fleet, looked: Looks) -> dict[str, list[Made]]:

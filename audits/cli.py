@@ -254,7 +254,7 @@ def audit(
     case = prepare(spec, sealed=out / "canaries.json")
     with _progress("audit") as watch:
         fleet = fleet_for(case, _store(store, out), engine=engine, fresh=fresh, watch=watch)
-        result, sidecar = run_audit(spec, fleet, command=_command(), case=case)
+        result, sidecar = run_audit(spec, fleet, command=_command(), case=case, say=_say_cost)
     _finish(out, result, sidecar, letterhead)
     raise typer.Exit(EXIT_CODES[result.verdict.word])
 
@@ -286,7 +286,7 @@ def worst_case(
         fleet = fleet_for(case, _store(store, out), engine=engine, fresh=fresh, watch=watch)
         work = plan(case, fleet, ATTACKS)
         for said in work.cost:
-            console.print(f"cost: {said}", markup=False, highlight=False, soft_wrap=True)
+            _say_cost(said)
         result, evidence = find(work, instruments=_instruments(), command=_command())
     path = save_worst_case(out, result, evidence)
     write_page(path, out / "worst_case.pdf")
@@ -297,6 +297,10 @@ def worst_case(
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _say_cost(said: str) -> None:
+    console.print(f"cost: {said}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _instruments() -> Instruments:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load, save
 from scipy.special import expit
 
+from unlearnkit.audits.stress_evidence import StressEvidence
 from unlearnkit.result import Flag, UsageError
 
 FloatArray = NDArray[np.float64]
@@ -60,6 +61,7 @@ class Evidence:
     ensemble: FloatArray | None = None  # margins of many unlearned models, [model, point]
     readings: Mapping[str, FloatArray] = field(default_factory=dict)  # "probe/model" -> [1], or [oracle] of some
     notes: tuple[Flag, ...] = ()  # what a reader must know of the points
+    stress: StressEvidence | None = None  # other sets than the requested one
 
     def __post_init__(self) -> None:
         points_shape = self.group.shape
@@ -137,6 +139,7 @@ class Evidence:
             answers={},
             answer_label=_none(),
             ensemble=None,
+            stress=None,
         )
 
     def stack(self, arrays: Mapping[str, FloatArray], target: str) -> FloatArray:
@@ -161,6 +164,8 @@ class Evidence:
             arrays["answer_label"] = self.answer_label
         if self.ensemble is not None:
             arrays["ensemble"] = self.ensemble
+        if self.stress is not None:
+            arrays |= self.stress.to_arrays()
         return save({name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)})
 
     @classmethod
@@ -192,6 +197,7 @@ class Evidence:
                 notes=tuple(Flag(**note) for note in json.loads(arrays["notes"].tobytes()))
                 if "notes" in arrays
                 else (),
+                stress=StressEvidence.from_arrays(arrays),
             )
         except Exception as error:
             raise UsageError(f"{what}: not readable as the evidence of an audit ({error})") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from unlearnkit.audits.battery import BATTERY
@@ -25,13 +26,14 @@ def register(
     data: DataRecord,
     canaries: CanaryRecord | None,
     models: dict[str, Any],
+    stress: Mapping[str, Any] | None = None,
 ) -> Registration:
     """Write the document to the store, under its hash, and return both.
 
     models: the content keys of what will be looked at; they name recipe, method, rows and seeds before anything is
-    trained.
+    trained. stress: the rules by which other sets are found, where there are some.
     """
-    document = {
+    document: dict[str, Any] = {
         "battery": BATTERY,
         "plan": dataclasses.asdict(plan),
         "request": dataclasses.asdict(request),
@@ -39,6 +41,8 @@ def register(
         "canaries": None if canaries is None else canaries.commitment,
         "models": models,
     }
+    if stress is not None:
+        document["stress"] = dict(stress)
     plain = json_plain(document)
     digest = content_key(plain)
     store.note(f"registrations/{digest}.json", canonical(plain).encode())

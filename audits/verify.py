@@ -32,6 +32,7 @@ JUDGED = (
     "comparisons",
     "individuals",
     "collateral",
+    "stress",
 )
 
 
@@ -217,6 +218,7 @@ def _registered(result: AuditResult, plan: Plan, evidence: Evidence) -> list[tup
         ("registration.request", document.get("request"), json_plain(dataclasses.asdict(result.request))),
         ("registration.data", document.get("data"), result.data.fingerprint),
         ("registration.models", probes, there),
+        ("registration.stress", document.get("stress"), evidence.stress and json_plain(dict(evidence.stress.document))),
         ("registration.canaries", document.get("canaries"), result.canaries and result.canaries.commitment),
     ]
 
