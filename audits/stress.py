@@ -184,7 +184,8 @@ def _found(stress: Stress, pool: Pool) -> dict[str, Found]:
 
 def _members(stress: Stress, label: int) -> Rows:
     """Places of a class, without canaries that carry its label."""
-    return stress.natural[stress.arena.labels[stress.natural] == label]
+    places: Rows = stress.natural[stress.arena.labels[stress.natural] == label]
+    return places
 
 
 def _candidates(stress: Stress, found: Mapping[str, Found], seeds: EvaluationSeeds) -> list[Candidate]:
