@@ -67,6 +67,7 @@ DeviceOption = Annotated[
     str | None, typer.Option(help="cpu, cuda or cuda:N; overrides the spec's audit.device.", show_default=False)
 ]
 
+MANY = 10  # jobs that are worth lines of their own where there is no terminal
 BUG = 70  # neither a verdict nor wrong use: a fault of this program
 INTERRUPTED = 130  # what shells give a command that Ctrl-C ended
 
@@ -103,10 +104,13 @@ def _progress(title: str) -> Iterator[Watch]:
     )
     with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar:
         task = bar.add_task(title, total=None, left="")
-        told = -1
+        told, total = -1, 0
 
         def watch(fleet: FleetProgress) -> None:
-            nonlocal told
+            nonlocal told, total
+            if fleet.total != total and fleet.total - fleet.kept >= MANY:
+                told = -1  # another long stretch
+            total = fleet.total
             left = _left(fleet)
             running = ", ".join(fleet.running[:2]) + (
                 f" and {len(fleet.running) - 2} more" if fleet.running[2:] else ""

@@ -64,6 +64,7 @@ def result_of(made: Evidence, fixed: Plan, *, missing: tuple[str, ...] = ()) -> 
         comparisons=judged.comparisons,
         individuals=judged.individuals,
         collateral=judged.collateral,
+        stress=judged.stress,
         registration=None,
         privacy=None,
     )
