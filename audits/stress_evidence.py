@@ -189,14 +189,17 @@ def stress_flags(found: StressSets) -> tuple[Flag, ...]:
     if not worse:
         return ()
     random = sum(one.kind == RANDOM for one in found.sets)
-    listed = " and ".join(f"{name} ({', '.join(measures)})" for name, measures in worse.items())
     return (
         Flag(
             "harder sets",
             f"{found.method} is clearly farther from retraining on other sets than on any of {random} random ones: "
-            f"{listed}. {_clearly(found)} The verdict is about the requested examples and does not count this.",
+            f"{_listed(worse)}. {_clearly(found)} The verdict is about the requested examples and does not count this.",
         ),
     )
+
+
+def _listed(worse: Mapping[str, tuple[str, ...]]) -> str:
+    return "; ".join(f"{name} ({', '.join(measures)})" for name, measures in worse.items())
 
 
 def _clearly(found: StressSets) -> str:
@@ -228,7 +231,7 @@ def _sentences(found: StressSets, document: Mapping[str, Any], classes: Sequence
     if random < 2:
         said.append("There are too few random sets to hold these against.")
     elif worse:
-        said.append(f"Clearly farther from retraining than on every random set: {', '.join(worse)}. {_clearly(found)}")
+        said.append(f"Clearly farther from retraining than on every random set: {_listed(worse)}. {_clearly(found)}")
     else:
         said.append(f"On none of them is a gap clearly larger than on random ones. {_clearly(found)}")
     return tuple(said)

@@ -377,6 +377,14 @@ def _privacy(record: PrivacyRecord) -> dict[str, Any]:
     }
 
 
+def _points(rate: Interval) -> dict[str, Any]:
+    """A percentage with one decimal: 99.6 is not 100."""
+    return {
+        name: None if value is None else numbers.fixed(value, 1)
+        for name, value in (("value", rate.value), ("low", rate.low), ("high", rate.high))
+    }
+
+
 def _stress(found: StressSets, images: int) -> dict[str, Any]:
     """Sets across, the found ones first; measures of the found ones. images: of so many hardest examples."""
     sets = sorted(found.sets, key=lambda one: one.kind != FOUND)[:SETS]
@@ -397,7 +405,7 @@ def _stress(found: StressSets, images: int) -> dict[str, Any]:
             {
                 "name": shorten(one.name, LETTERS["name"]),
                 "size": numbers.number(one.size),
-                "rates": [numbers.limits(one.retrained[name]) for name in RATES if name in one.retrained],
+                "rates": [_points(one.retrained[name]) for name in RATES if name in one.retrained],
             }
             for one in sets
         ],
