@@ -45,6 +45,35 @@ class StressEvidence:
         if strange := sorted(set(self.hardest) - set(names)):
             raise UsageError(f"evidence: scores of a set that is not there, {strange[0]!r}")
 
+    @property
+    def planned(self) -> dict[str, Any]:
+        """What was registered, to be set beside `done`."""
+        names = ("random", "size", "oracles", "unlearnings")
+        return {"found": sorted(self.document["rules"]), **{name: self.document[name] for name in names}}
+
+    @property
+    def done(self) -> dict[str, Any]:
+        """What lies here, or is said to have failed: no set may be left out in silence, or judged by fewer models."""
+        failed = {fault.partition(": ")[0] for fault in self.faults}
+        if "all of them" in failed:
+            return self.planned
+        there = {one.name for one in self.sets if one.kind == FOUND}
+        lost = failed & set(self.document["rules"])
+        counts = {
+            "size": {one.ids.size for one in self.sets if one.forget_class is None},
+            "oracles": {len(one.oracles.margins) for one in self.sets},
+            "unlearnings": {len(answers.margins) for one in self.sets for answers in one.unlearned.values()},
+        }
+        return {
+            "found": sorted(there | lost),
+            "random": len(self.sets) - len(there) + len(failed - lost),
+            **{name: found.pop() if len(found) == 1 else self._usual(name, found) for name, found in counts.items()},
+        }
+
+    def _usual(self, name: str, found: set[int]) -> Any:
+        """Of no set everything is as planned; several numbers never are."""
+        return sorted(found) if found else self.document[name]
+
     def to_arrays(self) -> dict[str, NDArray[np.generic]]:
         """For the sidecar: margins as float32, names and settings as JSON."""
         about = {
@@ -188,11 +217,12 @@ def stress_flags(found: StressSets) -> tuple[Flag, ...]:
     worse = harder(found)
     if not worse:
         return ()
-    random = sum(one.kind == RANDOM for one in found.sets)
+    beside = [one for one in found.sets if one.kind == RANDOM]
+    random, what = len(beside), "other classes" if beside[0].forget_class is not None else "random ones"
     return (
         Flag(
             "harder sets",
-            f"{found.method} is clearly farther from retraining on other sets than on any of {random} random ones: "
+            f"{found.method} is clearly farther from retraining on other sets than on any of {random} {what}: "
             f"{_listed(worse)}. {_clearly(found)} The verdict is about the requested examples and does not count this.",
         ),
     )
@@ -214,13 +244,19 @@ def _sentences(found: StressSets, document: Mapping[str, Any], classes: Sequence
     random = len(found.sets) - len(sets)
     if not sets:
         return ("No other set could be asked for.",)
+    others = "1 other set" if len(sets) == 1 else f"{len(sets)} other sets"
+    beside = (
+        "All found sets are held against the same random ones, of the size of found sets of examples but not of their "
+        "class mix."
+        if document["shared"]
+        else "Other classes stand for random sets."
+    )
     said = [
-        f"{found.method} was asked to forget {len(sets)} other sets of these training data and {random} random ones, "
+        f"{found.method} was asked to forget {others} of these training data and {random} random ones, "
         f"{found.unlearnings} times each from the same original; every set has {found.oracles} models of its own that "
-        f"were retrained without it. {found.pool} models on random halves found the sets, and none of them judges."
+        f"were retrained without it. {found.pool} models on random halves found the sets, and none of them judges. "
+        f"{beside}"
     ]
-    if document["shared"]:
-        said[0] += " All found sets are held against the same random ones, which have their size, not their class mix."
     for one in sets:
         which = "" if one.forget_class is None else f" ({classes[one.forget_class]!r})"
         size = (

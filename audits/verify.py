@@ -157,6 +157,8 @@ def _verdict(result: AuditResult, sidecar: bytes, path: Path) -> Check:
     pairs += [(name, _plain(getattr(result, name)), _plain(getattr(again, name))) for name in JUDGED]
     pairs.append(("tolerances", result.tolerances, _settings(result).get("tolerances", result.tolerances)))
     pairs += _registered(result, plan, evidence)
+    if evidence.stress is not None:
+        pairs.append(("stress.sets", evidence.stress.planned, evidence.stress.done))
     if result.privacy is not None:
         measured = measured_epsilon(evidence, plan, delta=result.privacy.delta) or (None, 0, 0)
         stated = (result.privacy.measured, result.privacy.correct, result.privacy.guesses)

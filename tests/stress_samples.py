@@ -31,7 +31,7 @@ def stress_evidence(
         margins[:, :size] += extra
         return Answers(margins.astype(np.float32), margins > 0)
 
-    sets = []
+    sets: list[Looked] = []
     for i, name in enumerate(names):
         hard = rng.normal(1.5, 1.5, points)
         sets.append(

@@ -23,6 +23,7 @@ from unlearnkit.audits.audit import save_audit
 from unlearnkit.audits.battery import BATTERY
 from unlearnkit.audits.designs import Tolerances
 from unlearnkit.audits.evidence import Evidence
+from unlearnkit.audits.gaps import Answers, Looked
 from unlearnkit.audits.registration import register
 from unlearnkit.audits.verify import verify_file
 from unlearnkit.reports.pdf import render
@@ -362,6 +363,38 @@ def test_other_sets_are_registered_and_cannot_go_missing(tmp_path: Path) -> None
         registration=registration,
     )
     assert verify_file(save_audit(tmp_path, gone, without)).checks[-1].sentence.startswith("registration.stress is ")
+
+
+@pytest.mark.parametrize(
+    ("drop", "named"),
+    [
+        (lambda stress: dataclasses.replace(stress, sets=stress.sets[1:], hardest={}), "stress.sets.found is ["),
+        (lambda stress: dataclasses.replace(stress, sets=stress.sets[:-1]), "stress.sets.random is 2 in the file"),
+        (
+            lambda stress: dataclasses.replace(stress, sets=(fewer(stress.sets[0]), *stress.sets[1:])),
+            "stress.sets.unlearnings is 3 in the file, the evidence gives [2, 3]",
+        ),
+        (
+            lambda stress: dataclasses.replace(stress, sets=stress.sets[:-1], faults=("random 2: no memory.",)),
+            "",
+        ),
+    ],
+)
+def test_no_set_is_left_out_in_silence(tmp_path: Path, drop: Callable[[Any], Any], named: str) -> None:
+    """Judged anew without it: everything follows from the evidence, but the plan does not."""
+    result, sidecar = written("hours")
+    made = Evidence.from_bytes(sidecar)
+    changed = dataclasses.replace(made, stress=drop(made.stress))
+    told, data = result_of(changed, plan(tier="hours", classes=result.data.classes))
+    checked = verify_file(save_audit(tmp_path, told, data))
+    assert checked.passed is (not named)
+    assert checked.checks[-1].sentence.startswith(named)
+
+
+def fewer(one: Looked) -> Looked:
+    """The same set, one unlearning of it gone."""
+    answers = one.unlearned["SalUn"]
+    return dataclasses.replace(one, unlearned={"SalUn": Answers(answers.margins[1:], answers.right[1:])})
 
 
 def test_missing_files(tmp_path: Path) -> None:
