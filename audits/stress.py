@@ -49,7 +49,7 @@ class Stress:
     """The sets of one audit, made concrete before anything is trained.
 
     natural: places in `arena.trained` that are no canaries. size: of every set of examples; 0: none is asked for.
-    classes: those that the class is chosen among. left_out: what cannot be asked for, and why.
+    classes: labels that the class is chosen among. names: of all classes. left_out: what cannot be asked for, and why.
     """
 
     arena: Arena
@@ -58,6 +58,7 @@ class Stress:
     natural: Rows
     size: int
     classes: Rows
+    names: tuple[str, ...]
     left_out: tuple[str, ...]
 
     @property
@@ -129,7 +130,7 @@ def plan_stress(case: Case, wanted: Demand, fleet: Fleet, original: ModelJob) ->
     if not classes.size:
         why = next(iter(refused.values()), "there is none beside the requested one")
         left_out.append(f"a whole class: {why}.")
-    return Stress(arena, method, case.spec.audit.seed, natural, size, classes, tuple(left_out))
+    return Stress(arena, method, case.spec.audit.seed, natural, size, classes, case.dataset.classes, tuple(left_out))
 
 
 def ask_stress(stress: Stress) -> StressEvidence:
@@ -198,7 +199,7 @@ def _candidates(stress: Stress, found: Mapping[str, Found], seeds: EvaluationSee
     chosen = found[CLASS].forget_class
     assert chosen is not None  # of a class
     return candidates + [
-        Candidate(f"class {c}", RANDOM, "", _members(stress, int(c)), int(c), beside)
+        Candidate(f"class {stress.names[c]}", RANDOM, "", _members(stress, int(c)), int(c), beside)
         for c in other_classes(stress.classes, [chosen], stress.random, rng)
     ]
 
