@@ -29,6 +29,7 @@ from unlearnkit.audits.verify import verify_file
 from unlearnkit.data import Dataset
 from unlearnkit.fleet import Fleet, Progress
 from unlearnkit.jobs import Sets
+from unlearnkit.methods import SCRUB
 from unlearnkit.models import Architecture, build, save_model
 from unlearnkit.result import StressSets, UsageError
 from unlearnkit.store import Store
@@ -183,6 +184,15 @@ def test_what_fails_is_left_out_with_its_reason(folder: Path) -> None:
     assert found.left_out[0].startswith("memorized: ")
     assert found.sentences == ("No other set could be asked for.",)
     assert stress_flags(found) == ()
+
+
+def test_a_method_that_needs_unseen_examples_gets_those_of_the_request(folder: Path) -> None:
+    case = case_of(method={"name": "SCRUB"})
+    wanted, arena = demand(case), planned(case, folder).arena
+    assert wanted.unseen is not None
+    job = arena.unlearned(SCRUB(), np.arange(12), seed=1)
+    np.testing.assert_array_equal(job.unseen, wanted.unseen)
+    assert not set(wanted.unseen.tolist()) & set(arena.held_out.tolist())
 
 
 def test_other_tiers_pay_nothing(folder: Path) -> None:
