@@ -179,8 +179,8 @@ def harder(found: StressSets) -> dict[str, tuple[str, ...]]:
     """Found sets on which the method is clearly farther from retraining than on random ones, and by which measures.
 
     Clearly: the whole Welch interval of the gap lies farther from 0 than the farther end of the interval on every
-    random set; of a percentage, by more than one point. With five random sets an exact rank could not fall below 1/6. Sets of
-    one law were called that in none of 300 simulated audits of four found and five random sets.
+    random set; of a percentage, by more than one point. With five random sets an exact rank could not fall below 1/6.
+    Sets of one law were called that in none of 300 simulated audits of four found and five random sets.
     """
     kind = {one.name: one.kind for one in found.sets}
     random = [cell for cell in found.cells if kind[cell.set] == RANDOM]
