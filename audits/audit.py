@@ -21,6 +21,7 @@ from unlearnkit.audits.case import Case, Demand, demand, evenly, method_of, prep
 from unlearnkit.audits.designs import Plan, coin_design
 from unlearnkit.audits.evidence import Evidence, FloatArray, Group, envelope
 from unlearnkit.audits.findings import measured_epsilon
+from unlearnkit.audits.groups import Groups, held_out_groups
 from unlearnkit.audits.rank import oracles_needed
 from unlearnkit.audits.registration import register
 from unlearnkit.audits.resurrection import LEAST_ORACLES
@@ -169,6 +170,7 @@ class Looks:
     y: NDArray[np.int64]
     ids: tuple[str, ...]  # of the requested examples
     part: dict[str, NDArray[np.int64]]  # name -> positions among the points of the jobs
+    groups: Groups  # of the held-out examples
 
 
 def looks(case: Case, wanted: Demand, models: Models) -> Looks:
@@ -198,7 +200,21 @@ def looks(case: Case, wanted: Demand, models: Models) -> Looks:
             ("ensemble", models.ensemble),
         )
     }
-    return Looks(jobs, _probes(case, wanted, models), y, tuple(case.train.ids[wanted.requested].tolist()), part)
+    ids = tuple(case.train.ids[wanted.requested].tolist())
+    return Looks(jobs, _probes(case, wanted, models), y, ids, part, _groups(case, wanted, rows["test"]))
+
+
+def _groups(case: Case, wanted: Demand, held_out: NDArray[np.int64]) -> Groups:
+    """The groups that the spec names; examples of the class to be forgotten are in none of them."""
+    settings, ids = case.spec.audit, case.dataset.test.ids
+    labels = case.dataset.test.labels().numpy()[held_out]
+    return held_out_groups(
+        ids[held_out],
+        labels != (-1 if wanted.deletion.forget_class is None else wanted.deletion.forget_class),
+        pattern=settings.group_pattern,
+        file=None if settings.group_file is None else case.spec.path(settings.group_file),
+        known=np.concatenate([case.train.ids, ids]),
+    )
 
 
 def _probes(case: Case, wanted: Demand, models: Models) -> dict[str, list[ProbeJob]]:
@@ -299,6 +315,8 @@ def gather(
         logit_points=chosen[spoken],
         answers=answers,
         answer_label=looked.y[looked.part["test"]],
+        answer_group=looked.groups.number,
+        group_names=looked.groups.names,
         ensemble=np.stack(ensemble) if ensemble else None,
         readings={
             name: np.concatenate([store.read(key)["value"].numpy() for key in part])
@@ -330,7 +348,7 @@ def _curves(evidence: Evidence) -> dict[str, FloatArray]:
     return curves
 
 
-def plan_of(case: Case, wanted: Demand) -> Plan:
+def plan_of(case: Case, wanted: Demand, groups: tuple[str, ...] = ()) -> Plan:
     """What is fixed before any score is computed."""
     settings = case.spec.audit
     return Plan(
@@ -344,6 +362,7 @@ def plan_of(case: Case, wanted: Demand) -> Plan:
         oracles=asked_oracles(case.spec),
         claim=settings.claim,
         classes=case.dataset.classes,
+        groups=groups,
     )
 
 
@@ -373,7 +392,7 @@ def audit(
     wanted = demand(case)
     models = models_of(case, wanted, store)
     looked = looks(case, wanted, models)
-    plan = plan_of(case, wanted)
+    plan = plan_of(case, wanted, looked.groups.names)
     request, data, canaries = _request(case, wanted), data_record(case), _canary_record(case, wanted)
     keys = {
         name: [fleet.key(job) for job in group]
@@ -381,8 +400,16 @@ def audit(
         for name, group in groups.items()
     }
     stress = plan_stress(case, wanted, fleet, models.original)
-    rules = None if stress is None else stress.document
-    registration = register(store, plan, request=request, data=data, canaries=canaries, models=keys, stress=rules)
+    registration = register(
+        store,
+        plan,
+        request=request,
+        data=data,
+        canaries=canaries,
+        models=keys,
+        groups=looked.groups.number,
+        stress=None if stress is None else stress.document,
+    )
     if say is not None:
         for sentence in _cost(models, stress):
             say(sentence)
@@ -390,7 +417,7 @@ def audit(
     there = {name: [one.key for one in group if not one.fault] for name, group in made.items()}
     read, left_out = _answered(made, looked)
     seen = {name: there[name] for name in looked.jobs}
-    evidence = gather(looked, (*wanted.notes, *left_out), store, seen, read)
+    evidence = gather(looked, (*wanted.notes, *looked.groups.notes, *left_out), store, seen, read)
     if stress is not None:
         evidence = replace(evidence, stress=ask_stress(stress))
     sidecar = evidence.to_bytes()
@@ -418,7 +445,7 @@ def audit(
         controls=judgement.controls,
         flags=judgement.flags,
         verdict=judgement.verdict,
-        captions=_captions(evidence),
+        captions=captions(evidence),
         evidence=EvidenceRecord("evidence.safetensors", hashlib.sha256(sidecar).hexdigest()),
         environment=Environment(
             unlearnkit=unlearnkit.__version__,
@@ -436,6 +463,7 @@ def audit(
         comparisons=judgement.comparisons,
         individuals=judgement.individuals,
         collateral=judgement.collateral,
+        by_group=judgement.by_group,
         stress=judgement.stress,
         privacy=_privacy_record(case, evidence, plan),
     )
@@ -630,7 +658,8 @@ def _canary_record(case: Case, wanted: Demand) -> CanaryRecord | None:
     )
 
 
-def _captions(evidence: Evidence) -> dict[str, str]:
+def captions(evidence: Evidence) -> dict[str, str]:
+    """What the figures show; they say whose curves are drawn, which the evidence decides."""
     design = coin_design(evidence)
     pair = "Requested examples against held-out ones"
     if design is not None and design.exact:

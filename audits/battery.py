@@ -49,6 +49,7 @@ from unlearnkit.audits.evidence import Evidence, FloatArray, Group
 from unlearnkit.audits.findings import (
     LEAST_MODELS,
     SPLITS,
+    by_group,
     comparisons,
     other_classes,
     rounded,
@@ -112,6 +113,7 @@ class Judgement:
     comparisons: tuple[Comparison, ...]
     individuals: Individuals | None
     collateral: Collateral | None
+    by_group: Collateral | None
     stress: StressSets | None
 
 
@@ -284,6 +286,7 @@ def judge(evidence: Evidence, plan: Plan) -> Judgement:
         ),
         individuals=singles,
         collateral=other_classes(evidence, plan),
+        by_group=by_group(evidence, plan),
         stress=others,
     )
 
@@ -492,6 +495,13 @@ def _flags(evidence: Evidence, plan: Plan, design: CoinDesign | None, *, trace: 
         )
     if not evidence.oracles:
         flags.append(Flag("no oracles", "No model was retrained without the data; this tier can FAIL but seldom PASS."))
+    if plan.groups and evidence.oracles < 2:
+        flags.append(
+            Flag(
+                "groups not compared",
+                "What a deletion cost a group is read off retrained models; without any there is no table by group.",
+            )
+        )
     if design is not None and not design.exact:
         flags.append(
             Flag(

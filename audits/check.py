@@ -41,7 +41,7 @@ from unlearnkit.audits.ledger import (
     Source,
     Statistic,
     hashed,
-    read,
+    read_to_check,
     shown,
 )
 from unlearnkit.audits.multiplicity import holm_families
@@ -164,9 +164,19 @@ def check_files(
     canaries: Sequence[Path] = (),
     architecture: str | None = None,
     ids: Sequence[str] | None = None,
+    head: str | None = None,
 ) -> Check:
-    """`check` on files: a ledger, weights, canary manifests. ids: these deletions only; corrected for them alone."""
-    ledger = read(path)
+    """`check` on files: a ledger, weights, canary manifests. ids: these deletions only; corrected for them alone.
+
+    head: the hash of the ledger's last line that was kept elsewhere. Raises UsageError where no line has it, and for a
+    ledger that holds no deletion.
+    """
+    ledger = read_to_check(path, head=head)
+    for name in ids or ():
+        if ledger.deletion(name) is None:
+            raise UsageError(
+                f"{path}: knows no deletion {shown(name)!r}{shown(nearest(name, [d.id for d in ledger.deletions()]))}"
+            )
     if ids is not None:
         ledger = Ledger(tuple(entry for entry in ledger.entries if entry.id in set(ids)))
     opened = open_model(model, ledger, architecture=architecture)
@@ -685,7 +695,7 @@ def _summed_up(name: str, checked: Sequence[Checked]) -> Check:
     word: Word = "PASS"
     worse: tuple[Word, ...] = ("INVALID", "FAIL", "INCONCLUSIVE")
     word = next((state for state in worse if counts[state]), word)
-    if not total and checked:
+    if not total:
         word = "INCONCLUSIVE"
     deletions = f"{total} deletion{'' if total == 1 else 's'}"
     sentence = {
@@ -695,7 +705,7 @@ def _summed_up(name: str, checked: Sequence[Checked]) -> Check:
         "PASS": f"{deletions} checked: everything once forgotten is still forgotten, as far as this check can see.",
     }[word]
     if not total:
-        sentence = "No deletion of the ledger was audited." if checked else "The ledger is empty."
+        sentence = "No deletion of the ledger was audited." if checked else "The ledger holds no deletion."
     if counts["NOT CHECKED"]:
         sentence += f" {counts['NOT CHECKED']} without an audit."
     return Check(name, word, sentence, tuple(checked))

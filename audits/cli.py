@@ -11,7 +11,7 @@ import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -22,8 +22,8 @@ from rich.table import Table
 import unlearnkit
 from unlearnkit.audits.cli_ledger import check, ledger_app
 from unlearnkit.audits.cli_store import store_app
-from unlearnkit.audits.terminal import VERDICT_STYLE, console, errors, example
-from unlearnkit.result import EXIT_CODES, AuditResult, UsageError
+from unlearnkit.audits.terminal import VERDICT_STYLE, check_file, check_folder, console, errors, example, output
+from unlearnkit.result import EXIT_CODES, AuditResult, Changed, UsageError
 
 if TYPE_CHECKING:
     from unlearnkit.audits.case import Case
@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     help="Did this model forget what it was asked to forget? Carry out a deletion, audit it, write the report.",
-    epilog="Exit codes: 0 pass, 1 fail, 2 wrong use, 3 inconclusive, 4 invalid. Example: unlearnkit demo",
+    epilog="Exit codes: 0 pass or consistent, 1 fail or refused, 2 wrong use, 3 inconclusive, 4 invalid. "
+    "Example: unlearnkit demo",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -47,7 +48,8 @@ app.add_typer(store_app, name="store", epilog=example("unlearnkit store ls unlea
 app.add_typer(ledger_app, name="ledger", epilog=example("unlearnkit ledger list deletions.jsonl"))
 
 SpecArgument = Annotated[Path, typer.Argument(help="The TOML spec.", metavar="SPEC.toml", show_default=False)]
-OutOption = Annotated[Path, typer.Option("--out", help="Folder for everything that is written.")]
+OutOption = Annotated[Path, output("Folder for everything that is written.", "--out", show_default=True)]
+FILE = ("--output", "--out", "-o")  # the names of an option for one file
 StoreOption = Annotated[
     str | None,
     typer.Option(
@@ -161,7 +163,7 @@ def train(
     device: DeviceOption = None,
     engine: EngineOption = "local",
 ) -> None:
-    """Train the original, with committed canaries if the spec plants any."""
+    """Train the original, with committed canaries if the spec plants any; writes model.safetensors."""
     from unlearnkit.audits.audit import fleet_for
     from unlearnkit.audits.case import prepare
     from unlearnkit.models import save_model
@@ -169,6 +171,7 @@ def train(
     spec = _spec(spec_path, None, device)
     if spec.model.weights is not None:
         raise UsageError("train: model.weights names a trained model; leave it out to train one")
+    check_folder(out)
     case = prepare(spec, sealed=out / "canaries.json")
     if case.manifest is not None:
         console.print(
@@ -193,13 +196,18 @@ def unlearn(
     device: DeviceOption = None,
     engine: EngineOption = "local",
 ) -> None:
-    """Carry out the deletion with the spec's method; trains the original first where no weights are given."""
+    """Carry out the deletion with the spec's method; writes unlearned.safetensors.
+
+    The original is trained first where the spec names no weights.
+    """
     from unlearnkit.audits.audit import fleet_for, original_job, unlearn_job
     from unlearnkit.audits.case import demand, method_of, prepare
     from unlearnkit.editing import class_accuracy, has_seam
     from unlearnkit.models import load_model, save_model
 
-    case = prepare(_spec(spec_path, None, device), sealed=out / "canaries.json")
+    spec = _spec(spec_path, None, device)
+    check_folder(out)
+    case = prepare(spec, sealed=out / "canaries.json")
     wanted = demand(case)
     method = method_of(case)
     if method is None:
@@ -247,14 +255,17 @@ def audit(
     device: DeviceOption = None,
     engine: EngineOption = "local",
 ) -> None:
-    """Train, unlearn, retrain, attack, judge; writes audit.json, its evidence and report.pdf. Exit code by verdict."""
+    """Train, unlearn, retrain, attack, judge; writes audit.json, its evidence and report.pdf.
+
+    Exit code by verdict: 0 pass or consistent, 1 fail, 3 inconclusive, 4 invalid.
+    """
     from unlearnkit.audits.audit import audit as run_audit
     from unlearnkit.audits.audit import fleet_for
     from unlearnkit.audits.case import prepare
 
     spec = _spec(spec_path, tier, device)
     letterhead = _letterhead(spec)
-    _check_writable(out)
+    check_folder(out)
     case = prepare(spec, sealed=out / "canaries.json")
     with _progress("audit") as watch:
         fleet = fleet_for(case, _store(store, out), engine=engine, fresh=fresh, watch=watch)
@@ -284,7 +295,7 @@ def worst_case(
     from unlearnkit.reports.worst_case import write_page
 
     spec = _spec(spec_path, None, device)
-    _check_writable(out)
+    check_folder(out)
     case = prepare(spec)
     with _progress("worst case") as watch:
         fleet = fleet_for(case, _store(store, out), engine=engine, fresh=fresh, watch=watch)
@@ -416,37 +427,34 @@ def _command() -> str:
     return shlex.join(["unlearnkit", *sys.argv[1:]])
 
 
-def _check_writable(out: Path) -> None:
-    """A folder that cannot be written to shows now, and not after an hour of training."""
-    from unlearnkit.store import write_atomic
-
-    probe = out / ".writable"
-    write_atomic(probe, b"")
-    probe.unlink()
-
-
 @app.command(epilog=example("unlearnkit report audit.json -o report.pdf"))
 def report(
     result: Annotated[Path, typer.Argument(help="The result file.", metavar="AUDIT.json", show_default=False)],
-    output: Annotated[
-        Path, typer.Option("--output", "--out", "-o", help="What to write: .pdf, .html, or .md for a model card.")
+    target: Annotated[
+        Path, output("What to write: .pdf, .html, or .md for a model card.", *FILE, show_default=True)
     ] = Path("report.pdf"),
     organization: Annotated[
         Path | None,
-        typer.Option(help="A TOML file: organization, contact, logo, language, words.", show_default=False),
+        typer.Option(help="A TOML file with your organization, contact, logo, language and words.", show_default=False),
     ] = None,
 ) -> None:
     """Write the report from a result file and its evidence; the same files give the same bytes."""
     from unlearnkit.reports.letterhead import read_letterhead
     from unlearnkit.reports.pdf import write_report
 
-    write_report(result, output, None if organization is None else read_letterhead(organization))
-    console.print(f"report: {output}", markup=False, highlight=False, soft_wrap=True)
+    check_file(target, "with --output")
+    write_report(result, target, None if organization is None else read_letterhead(organization))
+    console.print(f"report: {target}", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command(epilog=example("unlearnkit verify report.pdf"))
 def verify(
-    file: Annotated[Path, typer.Argument(help="A report or a result file.", show_default=False)],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="A report.pdf, or an audit.json with its evidence beside it.", metavar="FILE", show_default=False
+        ),
+    ],
     trust: Annotated[
         Path | None, typer.Option(help="Certificates (PEM) to which a signature must lead.", show_default=False)
     ] = None,
@@ -455,11 +463,18 @@ def verify(
         typer.Option(help="A signed statement; default: the one beside a report, if any.", show_default=False),
     ] = None,
 ) -> None:
-    """Compute the verdict again from the evidence, check hashes and signatures. Exit code 1: the file is refused."""
+    """Compute the verdict again from the evidence, check hashes and signatures.
+
+    Exit code 1 when something does not hold, 2 when the file is no result at all.
+    """
     from unlearnkit.audits.ledger import shown
     from unlearnkit.audits.verify import verify_file
 
-    checked = verify_file(file, trust=trust, statement=statement)
+    try:
+        checked = verify_file(file, trust=trust, statement=statement)
+    except Changed as error:
+        console.print(f"[red]NO[/]  digest: {escape(shown(str(error)))}", highlight=False, soft_wrap=True)
+        _refuse_file()
     for one in checked.checks:
         console.print(
             f"{'[green]ok[/]' if one.passed else '[red]NO[/]'}  {one.name}: {escape(shown(one.sentence))}",
@@ -467,8 +482,7 @@ def verify(
         )
     word = checked.result.verdict.word
     if not checked.passed:
-        console.print("[bold red]REFUSED[/]  this file does not say what its evidence says, or its signature is broken")
-        raise typer.Exit(1)
+        _refuse_file()
     console.print(f"[bold green]VERIFIED[/]  the verdict {word} follows from the evidence")
     since = "" if checked.signed else ", since no signature says who wrote this"
     console.print(
@@ -476,6 +490,12 @@ def verify(
         "Compare the model's sha256 with the file that is shipped.",
         highlight=False,
     )
+
+
+def _refuse_file() -> NoReturn:
+    """Something that was looked at does not hold."""
+    console.print("[bold red]REFUSED[/]  this file does not say what its evidence says, or its signature is broken")
+    raise typer.Exit(1)
 
 
 @app.command(epilog=example("unlearnkit sign report.pdf --key key.pem --certificate certificate.pem --statement"))
@@ -489,9 +509,7 @@ def sign(
     statement: Annotated[
         bool, typer.Option("--statement", help="Also write a signed in-toto test-result statement on the model.")
     ] = False,
-    output: Annotated[
-        Path | None, typer.Option("--output", "--out", "-o", help="Default: REPORT.signed.pdf.", show_default=False)
-    ] = None,
+    signed_pdf: Annotated[Path | None, output("The signed report; default: REPORT.signed.pdf.", *FILE)] = None,
 ) -> None:
     """Sign a report that verifies (PAdES), and on request a statement on the model's digest (in-toto, DSSE)."""
     from datetime import UTC, datetime
@@ -511,9 +529,10 @@ def sign(
     elif sys.stdin.isatty() and signing.is_encrypted(key):
         passphrase = typer.prompt(f"Passphrase of {key}", hide_input=True, err=True).encode()
     identity = signing.read_identity(key, certificate, passphrase=passphrase, now=datetime.now(UTC))
-    target = output or file.with_suffix(".signed.pdf")
+    target = signed_pdf or file.with_suffix(".signed.pdf")
     if target.suffix != ".pdf":
         raise UsageError(f"{target}: the name of a signed report must end in .pdf")
+    check_file(target, "with --output")
     audit, pdf = attachments(file)["audit.json"], file.read_bytes()
     if signing.is_signed(pdf):
         raise UsageError(f"{file}: is signed already; sign the file that unlearnkit report wrote")
@@ -533,7 +552,7 @@ def sign(
 @app.command(epilog=example("unlearnkit selftest"))
 def selftest(
     long: Annotated[bool, typer.Option("--long", help="Five times as many simulated audits.")] = False,
-    seed: Annotated[int, typer.Option(help="Another one: other models, other simulated audits.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Another seed gives other models and other simulated audits.", min=0)] = 0,
 ) -> None:
     """Sixteen audits whose right answer is known beforehand. Exit code 1 when the auditor gets one wrong."""
     from unlearnkit.audits.selftest import LONG, RUNS
@@ -652,7 +671,7 @@ def demo(
     """The whole way on the embedded digits: two deletions, six audits, six reports. About a minute on two cores."""
     from unlearnkit.audits.demo import run_demo
 
-    _check_writable(out)
+    check_folder(out)
     with _progress("demo") as watch:
         told = run_demo(out, fresh=fresh, watch=watch)
     table = Table(title="Six audits on scikit-learn's digits", title_justify="left")

@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from unlearnkit.audits.terminal import VERDICT_STYLE, console, example
+from unlearnkit.audits.terminal import VERDICT_STYLE, check_file, console, example, output
 from unlearnkit.result import EXIT_CODES, UsageError
 
 if TYPE_CHECKING:
@@ -18,6 +18,14 @@ if TYPE_CHECKING:
 ledger_app = typer.Typer(help="The deletion ledger: add a line, list, show, verify the chain.", no_args_is_help=True)
 
 LedgerArgument = Annotated[Path, typer.Argument(help="The ledger.", metavar="LEDGER", show_default=False)]
+HeadOption = Annotated[
+    str | None,
+    typer.Option(
+        "--head",
+        help="The head that 'ledger add' printed and you kept elsewhere: finds lines cut off the end.",
+        show_default=False,
+    ),
+]
 STATE_STYLE = {**VERDICT_STYLE, "NOT CHECKED": "dim"}
 
 
@@ -25,7 +33,7 @@ STATE_STYLE = {**VERDICT_STYLE, "NOT CHECKED": "dim"}
 def ledger_add(
     ledger: LedgerArgument,
     audit_path: Annotated[
-        Path | None, typer.Argument(help="The result of an audit.", metavar="[AUDIT.json]", show_default=False)
+        Path | None, typer.Argument(help="The result of an audit.", metavar="AUDIT.json", show_default=False)
     ] = None,
     state: Annotated[
         str | None,
@@ -41,23 +49,42 @@ def ledger_add(
     model: Annotated[
         Path | None, typer.Option(help="The weights that were unlearned or released.", show_default=False)
     ] = None,
-    day: Annotated[str | None, typer.Option("--date", help="2026-11-21; default: today.", show_default=False)] = None,
+    day: Annotated[
+        str | None,
+        typer.Option(
+            "--date",
+            help="The day of the step, as 2026-11-21; default: today, or the day of the audit.",
+            show_default=False,
+        ),
+    ] = None,
     note: Annotated[str, typer.Option(help="A remark.", show_default=False)] = "",
     store: Annotated[
         str | None,
         typer.Option(help="The audit's store, for its oracles; default: store beside AUDIT.json.", show_default=False),
     ] = None,
-    folder: Annotated[Path, typer.Option(help="The folder of the audit's spec.")] = Path(),
-    evidence_only: Annotated[bool, typer.Option("--evidence-only", help="Without data and oracles.")] = False,
+    folder: Annotated[
+        Path, typer.Option(help="The folder in which the audit's spec lies: its paths start there.")
+    ] = Path(),
+    evidence_only: Annotated[
+        bool,
+        typer.Option(
+            "--evidence-only",
+            help="Record what the evidence alone says; without data and oracles less can be checked later.",
+        ),
+    ] = False,
 ) -> None:
-    """Add one line: an audit with the statistics that a re-check needs, or another step of a deletion."""
+    """Add one line: an audit with the statistics that a re-check needs, or another step of a deletion.
+
+    An audit that is there already is not added again, so a script may run twice.
+    """
     import secrets
 
-    from unlearnkit.audits.ledger import append, shown
+    from unlearnkit.audits.ledger import append, read, shown
 
     salt = secrets.token_hex(16)
     if audit_path is None:
         entry = _step(deletion, state, forget_class, forget_ids, model, day, note, salt)
+        check_file(ledger, "for the ledger")
     else:
         given = {"--id": deletion, "--state": state, "--forget-class": forget_class, "--forget-ids": forget_ids}
         for option, value in {**given, "--model": model}.items():
@@ -67,6 +94,7 @@ def ledger_add(
         from unlearnkit.audits.verify import verify_file
         from unlearnkit.store import Store
 
+        check_file(ledger, "for the ledger")
         refused = [check.sentence for check in verify_file(audit_path).checks if not check.passed]
         if refused:
             raise UsageError(f"{audit_path}: does not say what its evidence says ({refused[0]}); audit again")
@@ -81,8 +109,11 @@ def ledger_add(
             note=note,
         )
     placed = append(ledger, entry)
+    there = placed != entry.sealed(placed.number, placed.previous)
+    already = ", this audit is there already; nothing was added" if there else ""
     console.print(
-        f"line {placed.number}: {shown(placed.id)} {placed.state} on {placed.date}\nhead: {placed.hash}",
+        f"line {placed.number}: {shown(placed.id)} {placed.state} on {placed.date}{already}\n"
+        f"head: {read(ledger).head if there else placed.hash}",
         markup=False,
         highlight=False,
         soft_wrap=True,
@@ -182,15 +213,12 @@ def ledger_show(
         console.print(json.dumps(plain(entry), indent=1), markup=False, highlight=False, soft_wrap=True)
 
 
-@ledger_app.command("verify", epilog=example("unlearnkit ledger verify deletions.jsonl --head 3f9a…"))
+@ledger_app.command("verify", epilog=example("unlearnkit ledger verify deletions.jsonl --head HASH"))
 def ledger_verify(
     ledgers: Annotated[list[Path], typer.Argument(help="The ledgers.", metavar="LEDGER...", show_default=False)],
-    head: Annotated[
-        str | None,
-        typer.Option(help="The hash of the last line that you kept: finds lines cut off the end.", show_default=False),
-    ] = None,
+    head: HeadOption = None,
 ) -> None:
-    """Hold every line against its hash and the line before. Exit code 1 when something is wrong; all of it is named."""
+    """Hold every line against its hash and the line before; names all that is wrong. Exit code 1 where anything is."""
     if head is not None and len(ledgers) > 1:
         raise UsageError(f"ledger verify: --head belongs to one ledger, got {len(ledgers)}")
     if not all([_is_whole(ledger, head) for ledger in ledgers]):
@@ -200,49 +228,60 @@ def ledger_verify(
 
 def _is_whole(path: Path, head: str | None) -> bool:
     """Tell what is wrong with a ledger, or that nothing is."""
-    from unlearnkit.audits.ledger import Ledger, in_words, parse, read_bytes, shown
+    from unlearnkit.audits.ledger import LOST, Ledger, in_words, parse, read_bytes, shown, since
 
     entries, faults = parse(read_bytes(path))
+    new = None if head is None else since(entries, head)
+    told = [in_words(fault) for fault in faults] or ([LOST] if head is not None and new is None else [])
     where = escape(shown(str(path)))
-    for fault in faults:
-        console.print(f"[red]NO[/]  {where}: {escape(in_words(fault))}", highlight=False, soft_wrap=True)
-    since = {entry.hash: len(entries) - entry.number for entry in entries}
-    if not faults and head is not None and head not in since:
-        said = "no line has the hash kept as --head: lines were cut off, or all was written anew"
-        console.print(f"[red]NO[/]  {where}: {said}", highlight=False, soft_wrap=True)
-        return False
-    if faults:
+    for sentence in told:
+        console.print(f"[red]NO[/]  {where}: {escape(sentence)}", highlight=False, soft_wrap=True)
+    if told:
         return False
     lines = f"{len(entries):,} line{'' if len(entries) == 1 else 's'}"
-    after = "" if head is None else f", {since[head]:,} since the head that you kept"
+    after = "" if new is None else f", {new:,} since the head that you kept"
     console.print(f"[bold green]WHOLE[/]  {where}: {lines}{after}", highlight=False, soft_wrap=True)
     console.print(f"head: {Ledger(entries).head}", markup=False, highlight=False, soft_wrap=True)
     return True
+
+
+SHOWN = 3  # rows of one deletion in the table, besides the worst
 
 
 def check(
     ledger: LedgerArgument,
     model: Annotated[Path, typer.Option(help="The weights about to ship.", show_default=False)],
     data: Annotated[
-        str | None, typer.Option(help="npz:PATH …, as in a spec; default: what the ledger names.", show_default=False)
+        str | None,
+        typer.Option(
+            help="Where the examples are (npz:PATH …, as in a spec); default: what the ledger names.",
+            show_default=False,
+        ),
     ] = None,
     canaries: Annotated[
         list[Path] | None, typer.Option(help="An opened canary manifest; may be repeated.", show_default=False)
     ] = None,
     architecture: Annotated[
-        str | None, typer.Option(help="For weights that do not name theirs.", show_default=False)
+        str | None, typer.Option(help="The architecture of weights that do not name theirs.", show_default=False)
     ] = None,
-    junit: Annotated[Path | None, typer.Option(help="Write JUnit XML.", show_default=False)] = None,
-    summary: Annotated[Path | None, typer.Option(help="Write Markdown, for a CI step.", show_default=False)] = None,
-    sarif: Annotated[Path | None, typer.Option(help="Write SARIF, for code scanning.", show_default=False)] = None,
+    head: HeadOption = None,
+    junit: Annotated[Path | None, output("Write JUnit XML.")] = None,
+    summary: Annotated[Path | None, output("Write Markdown, for a CI step; it lists every failure.")] = None,
+    sarif: Annotated[Path | None, output("Write SARIF, for code scanning.")] = None,
 ) -> None:
-    """Hold the model about to ship against every audited deletion, in seconds. Exit code by verdict."""
+    """Hold the model about to ship against every audited deletion, in seconds.
+
+    Exit code by verdict: 0 pass, 1 fail, 3 inconclusive, 4 invalid; 2 for a damaged or empty ledger.
+    """
     from unlearnkit.audits import formats
     from unlearnkit.audits.check import check_files
     from unlearnkit.audits.ledger import shown
     from unlearnkit.store import write_atomic
 
-    checked = check_files(ledger, model, data=data, canaries=canaries or (), architecture=architecture)
+    for path, option in ((junit, "--junit"), (summary, "--summary"), (sarif, "--sarif")):
+        if path is not None:
+            check_file(path, f"with {option}")
+    checked = check_files(ledger, model, data=data, canaries=canaries or (), architecture=architecture, head=head)
     if junit is not None:
         write_atomic(junit, formats.junit(checked).encode())
     if summary is not None:
@@ -256,8 +295,11 @@ def check(
     for one in checked.deletions:
         style = STATE_STYLE[one.state]
         table.add_row(escape(shown(one.id)), f"[{style}]{one.state}[/]", escape(shown(one.sentence)))
-        for row in [row for row in one.rows if row.state != "PASS" and row.sentence not in one.sentence][:3]:
+        others = [row for row in one.rows if row.state != "PASS" and row.sentence not in one.sentence]
+        for row in others[:SHOWN]:
             table.add_row("", f"[{STATE_STYLE[row.state]}]{row.state}[/]", escape(shown(row.sentence)))
+        if others[SHOWN:]:
+            table.add_row("", "", f"… and {len(others) - SHOWN} more; --summary FILE lists all")
     if checked.deletions:
         console.print(table)
     console.print(f"[{VERDICT_STYLE[checked.word]}]{checked.word}[/]  {escape(checked.sentence)}", highlight=False)

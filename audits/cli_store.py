@@ -24,7 +24,7 @@ StoreArgument = Annotated[str, typer.Argument(help="A folder, or a URL (s3://…
 
 @store_app.command("ls", epilog=example("unlearnkit store ls unlearnkit-out/store"))
 def store_ls(store: StoreArgument) -> None:
-    """What is kept, the largest first: where a bucket does not tell when it was read, last used means made."""
+    """What is kept, the largest first. Where a bucket does not tell when it was read, last used means made."""
     from unlearnkit.store import Store
 
     entries = Store(store).entries()

@@ -138,7 +138,7 @@ def _planted_found(evidence: Evidence, plan: Plan, tests: Sequence[RankTest]) ->
         found, trials = 0, sum(value is not None for value in tried)
         for j, value in zip(chosen, tried, strict=True):
             if value is not None:
-                values = np.concatenate([[base[j] + value], np.delete(base, j)])[:, None]
+                values = np.concatenate([[base[j] + value], test.beside(np.delete(base, j), value)])[:, None]
                 rank = oracle_rank(values, tolerances=np.array([test.tolerance]), confidence=plan.confidence)[0]
                 found += rank.p <= plan.significance
         needed = int(stats.binom.ppf(SLACK, trials or len(tried), plan.power))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from unlearnkit.audits.evidence import Evidence, FloatArray, Group
-from unlearnkit.audits.rank import Z_CAP, against_references, log_ratio, margin_z, mde_factor, planted_mde
+from unlearnkit.audits.rank import Z_CAP, against_references, log_ratio, margin_z, planted_mde
 from unlearnkit.audits.roc import auc
 from unlearnkit.result import Claim, Tier, UsageError
 
@@ -65,6 +65,7 @@ class Plan:
     oracles: int = 0  # retrained references that were asked for
     claim: Claim = "approximate"  # exact: the controller says that nothing is left, and no tolerance is granted
     classes: tuple[str, ...] = ()  # names, for the table of classes
+    groups: tuple[str, ...] = ()  # likewise, for the table of groups
 
     @property
     def confidence(self) -> float:
@@ -94,6 +95,14 @@ class RankTest(ABC):
     def points(self, evidence: Evidence) -> NDArray[np.int64]:
         """Where the control plants its leak."""
         return evidence.rows(self.members)
+
+    def beside(self, others: FloatArray, leak: float) -> FloatArray:
+        """Values of the other models [model] when the value of one rises by `leak`."""
+        return others
+
+    def smallest(self, values: FloatArray, plan: Plan) -> float | None:
+        """The smallest leak that the test finds with the plan's power, from the values of retrained models [model]."""
+        return planted_mde(values, confidence=plan.confidence, power=plan.power)
 
 
 @dataclass(frozen=True)
@@ -148,6 +157,14 @@ class WorstTwentieth(RankTest):
             z = _against_oracles(stack[:, rows], evidence, rows)
         worst = max(1, rows.size // 20)
         return np.asarray(np.partition(np.abs(z), rows.size - worst, axis=1)[:, -worst:].mean(axis=1))
+
+    def beside(self, others: FloatArray, leak: float) -> FloatArray:
+        """One of n models that lies b deviations off raises the variance of all n by b²/n: the others seem nearer."""
+        return others / math.sqrt(1.0 + leak**2 / len(others))
+
+    def smallest(self, values: FloatArray, plan: Plan) -> float | None:
+        """Remembered or over-forgotten, a leak raises this statistic."""
+        return planted_mde(values, confidence=plan.confidence, power=plan.power, upward=True, beside=self.beside)
 
 
 @dataclass(frozen=True)
@@ -248,11 +265,9 @@ def coin_design(evidence: Evidence) -> CoinDesign | None:
 
 
 def smallest_leak(test: RankTest, evidence: Evidence, plan: Plan, values: FloatArray | None = None) -> float | None:
-    """The larger of two: what normal theory says, and what planting in the retrained models at hand shows.
+    """The MDE of a test in this very audit, measured by planting in the retrained models at hand.
 
     values: of the held-out oracle and the others, where the caller has them.
     """
     values = test.values(test.read(evidence, "held_out"), evidence) if values is None else values
-    factor = mde_factor(evidence.oracles, significance=plan.significance, power=plan.power)
-    planted = planted_mde(values, confidence=plan.confidence, power=plan.power)
-    return None if factor is None or planted is None else max(factor * float(values[1:].std(ddof=1)), planted)
+    return test.smallest(values, plan)

@@ -58,6 +58,8 @@ class Evidence:
     logit_points: NDArray[np.int64] = field(default_factory=_none)  # positions of these among the points
     answers: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)  # model -> right or wrong, [held-out point]
     answer_label: NDArray[np.int64] = field(default_factory=_none)  # [held-out point]
+    answer_group: NDArray[np.int64] = field(default_factory=_none)  # [held-out point]; -1: none; empty: no groups
+    group_names: tuple[str, ...] = ()  # of these numbers
     ensemble: FloatArray | None = None  # margins of many unlearned models, [model, point]
     readings: Mapping[str, FloatArray] = field(default_factory=dict)  # "probe/model" -> [1], or [oracle] of some
     notes: tuple[Flag, ...] = ()  # what a reader must know of the points
@@ -78,6 +80,14 @@ class Evidence:
                 )
         self._check_part("logits", self.logits, self.logit_points.size)
         self._check_part("answers", self.answers, self.answer_label.size)
+        grouped = self.answer_group
+        if self.group_names or grouped.size:
+            if grouped.shape != self.answer_label.shape:
+                raise UsageError(
+                    f"evidence: answer_group must have {self.answer_label.size} points, got shape {grouped.shape}"
+                )
+            if set(grouped[grouped >= 0].tolist()) != set(range(len(self.group_names))):
+                raise UsageError(f"evidence: answer_group must hold every number of {len(self.group_names)} names")
         if self.ids and len(self.ids) != self.rows(Group.REQUESTED).size:
             raise UsageError(f"evidence: {len(self.ids)} ids name {self.rows(Group.REQUESTED).size} requested points")
         if self.ensemble is not None and self.ensemble.shape[1:] != points_shape:
@@ -138,6 +148,8 @@ class Evidence:
             logit_points=_none(),
             answers={},
             answer_label=_none(),
+            answer_group=_none(),
+            group_names=(),
             ensemble=None,
             stress=None,
         )
@@ -162,6 +174,9 @@ class Evidence:
             arrays["logit_points"] = self.logit_points
         if self.answers:
             arrays["answer_label"] = self.answer_label
+        if self.group_names:
+            arrays["answer_group"] = self.answer_group
+            arrays["group_names"] = np.frombuffer(json.dumps(self.group_names).encode(), dtype=np.uint8)
         if self.ensemble is not None:
             arrays["ensemble"] = self.ensemble
         if self.stress is not None:
@@ -192,6 +207,8 @@ class Evidence:
                 logit_points=arrays.get("logit_points", _none()),
                 answers=part["answers"],
                 answer_label=arrays.get("answer_label", _none()),
+                answer_group=arrays.get("answer_group", _none()),
+                group_names=tuple(json.loads(arrays["group_names"].tobytes())) if "group_names" in arrays else (),
                 ensemble=arrays.get("ensemble"),
                 readings=part["readings"],
                 notes=tuple(Flag(**note) for note in json.loads(arrays["notes"].tobytes()))

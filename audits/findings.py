@@ -1,4 +1,4 @@
-"""What stands beside the verdict: distances from the oracles, single examples, other classes, and a measured epsilon.
+"""What stands beside the verdict: distances from the oracles, single examples, other classes, groups, and epsilon.
 
 Pure functions of the evidence and the plan, so that `unlearnkit verify` computes them again. None of them decides; a
 row that is far out is there to be read.
@@ -6,10 +6,11 @@ row that is far out is there to be read.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import softmax
 
 from unlearnkit.audits import distances
@@ -244,14 +245,32 @@ def single_examples(evidence: Evidence, plan: Plan) -> Individuals | None:
 
 def other_classes(evidence: Evidence, plan: Plan) -> Collateral | None:
     """Held-out accuracy by class against the oracles: what the deletion cost others."""
-    if evidence.oracles < 2 or not evidence.answers or not plan.classes:
+    return _what_it_cost(evidence, plan, evidence.answer_label, plan.classes, kind="class", of="held-out accuracy")
+
+
+def by_group(evidence: Evidence, plan: Plan) -> Collateral | None:
+    """The same by the groups of the spec. Where a class is forgotten its own examples are in no group (-1)."""
+    of = "held-out accuracy" + (" on the other classes" if plan.kind == "class" else "")
+    return _what_it_cost(evidence, plan, evidence.answer_group, plan.groups, kind="group", of=of)
+
+
+def _what_it_cost(
+    evidence: Evidence, plan: Plan, number: NDArray[np.int64], names: Sequence[str], *, kind: str, of: str
+) -> Collateral | None:
+    """Right answers on held-out points by `number` [point]; a name without points is left out, so is a point without
+    a name."""
+    if evidence.oracles < 2 or not evidence.answers or not names or not number.size:
         return None
-    labels = evidence.answer_label
-    present = [label for label in range(len(plan.classes)) if np.any(labels == label)]
-    group = np.searchsorted(np.array(present), labels)
-    names = [plan.classes[label] for label in present]
-    right = np.concatenate([evidence.answers["audited"][None], evidence.answers["oracles"]]).astype(bool)
-    found = collateral(right, np.asarray(group, dtype=np.int64), names, confidence=plan.confidence, power=plan.power)
+    present = np.array([i for i in range(len(names)) if np.any(number == i)])
+    kept = np.isin(number, present)
+    right = np.concatenate([evidence.answers["audited"][None], evidence.answers["oracles"]]).astype(bool)[:, kept]
+    found = collateral(
+        right,
+        np.searchsorted(present, number[kept]).astype(np.int64),
+        [names[i] for i in present],
+        confidence=plan.confidence,
+        power=plan.power,
+    )
     groups = tuple(
         GroupGap(
             name=one.name,
@@ -265,16 +284,16 @@ def other_classes(evidence: Evidence, plan: Plan) -> Collateral | None:
     )
     drop = found.worst_drop * 100
     usual = max(0.0, float(found.floor.max()) * 100)
-    lost = f"Class {found.worst!r} lost most against retraining: {drop:.1f}\u00a0points of held-out accuracy."
+    lost = f"{kind.capitalize()} {found.worst!r} lost most against retraining: {drop:.1f}\u00a0points of {of}."
     if drop <= 0:
-        lost = "No class lost held-out accuracy against retraining."
+        lost = f"No {kind} lost {of} against retraining."
     return Collateral(
         groups=groups,
         worst=found.worst,
         drop=found.worst_drop,
         p=found.p_worst,
         sentence=(
-            f"{lost} The worst class of a retrained model loses up to {usual:.1f}\u00a0points against the others."
+            f"{lost} The worst {kind} of a retrained model loses up to {usual:.1f}\u00a0points against the others."
         ),
     )
 

@@ -48,6 +48,7 @@ NEXT: dict[Step | None, tuple[Step, ...]] = {
     "re-opened": ("unlearned", "audited"),
 }
 RELEASABLE = ("PASS", "CONSISTENT")
+LOST = "no line has the hash kept as --head: lines were cut off, or all was written anew"
 
 _CLOSED = ConfigDict(extra="forbid", allow_inf_nan=False)
 _CONFLICT = ("<<<<<<<", "|||||||", "=======", ">>>>>>>")
@@ -478,8 +479,34 @@ def read(path: Path) -> Ledger:
     return Ledger(entries)
 
 
+def read_to_check(path: Path, *, head: str | None = None) -> Ledger:
+    """A whole ledger to hold a model against: one that holds no deletion is refused, and so is one without `head`.
+
+    head: the hash of the last line that was kept elsewhere. Nobody asks whether nothing is still forgotten: a ledger
+    that is empty was emptied, or is the wrong file.
+    """
+    ledger = read(path)
+    if head is not None and since(ledger.entries, head) is None:
+        raise UsageError(f"{path}: {LOST}")
+    if not ledger.entries:
+        raise UsageError(
+            f"{path}: holds no deletion, so there is nothing to hold a model against; restore the ledger from your "
+            "version control, or add a deletion with 'unlearnkit ledger add'"
+        )
+    return ledger
+
+
+def since(entries: Sequence[Entry], head: str) -> int | None:
+    """How many lines follow the one with this hash; None where no line has it. Refuses what is no hash of a line."""
+    if not _HASH.fullmatch(head):
+        raise UsageError(f"head: must be the 64 hexadecimal digits that 'ledger add' prints as head, got {head!r}")
+    return {START: len(entries), **{entry.hash: len(entries) - entry.number for entry in entries}}.get(head)
+
+
 def append(path: Path, entry: Entry) -> Entry:
     """Add one line, and return it as it stands in the file. Illegal steps are refused, the file stays as it was.
+
+    An audit that the deletion rests on already is not added again: its line is returned, and the file stays as it was.
 
     Writers take turns, and read what the others wrote before they write. The new file takes the old one's place whole:
     whatever happens in between, also a kill, the ledger has the whole line or none of it.
@@ -493,6 +520,9 @@ def append(path: Path, entry: Entry) -> Entry:
         refuse(path, faults)
         ledger = Ledger(entries)
         known = ledger.deletion(entry.id)
+        again = None if known is None else _again(entry, known)
+        if again is not None:
+            return again
         verdict = None if known is None or known.audited is None or known.audited.audit is None else known.audited.audit
         check_step(entry, known.state if known else None, verdict.verdict if verdict else None)
         placed = entry.sealed(len(entries) + 1, ledger.head)
@@ -501,6 +531,32 @@ def append(path: Path, entry: Entry) -> Entry:
         if mode is not None:
             path.chmod(mode)
         return placed
+
+
+def _again(entry: Entry, known: Deletion) -> Entry | None:
+    """The line that says of this audit all that `entry` does, where the deletion rests on it; so scripts may run twice.
+
+    Refuses an audit from before the deletion was opened again: it says nothing about what was done since.
+    """
+    if entry.audit is None:
+        return None
+    told = [line for line in known.lines if line.audit is not None and line.audit.sha256 == entry.audit.sha256]
+    reopened = max((line.number for line in known.lines if line.state == "re-opened"), default=0)
+    if told and told[-1].number < reopened:
+        raise UsageError(
+            f"{shown(entry.id)}: this audit is line {told[-1].number} already, and line {reopened} opened the deletion "
+            "again; add the audit of what was done since"
+        )
+    now = known.audited
+    return now if now is not None and now in told and _recorded(entry) <= _recorded(now) else None
+
+
+def _recorded(entry: Entry) -> set[tuple[str, Group]]:
+    """What a line holds for a re-check: without data or store it is less, and the rest may be added later."""
+    if entry.reference is None:
+        return set()
+    known = {("content", points.group) for points in entry.reference.points if points.content is not None}
+    return known | {(reading.treatment, reading.group) for reading in entry.reference.readings}
 
 
 @contextmanager

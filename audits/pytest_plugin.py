@@ -28,6 +28,7 @@ _OPTIONS = {
     "ledger": "The deletion ledger: one test is collected for each of its deletions.",
     "model": "The weights about to ship.",
     "data": "Where the examples are, as in a spec (npz:PATH …); default: what the ledger names.",
+    "head": "The head of the ledger that was kept elsewhere: finds lines that were cut off its end.",
     "canaries": "Opened canary manifests, separated by commas.",
     "inconclusive": "What a check that does not decide does: fail (the default) or skip.",
 }
@@ -93,11 +94,11 @@ class LedgerFile(pytest.File):
 
     def collect(self) -> Iterator[DeletionItem]:
         """One test for each deletion, in the order of the ledger."""
-        from unlearnkit.audits.ledger import read, shown
+        from unlearnkit.audits.ledger import read_to_check, shown
         from unlearnkit.result import UsageError
 
         try:
-            deletions = read(self.path).deletions()
+            deletions = read_to_check(self.path, head=_asked(self.config, "head")).deletions()
         except UsageError as error:
             raise pytest.UsageError(str(error)) from error
         for one in deletions:
@@ -153,7 +154,9 @@ def _check(config: pytest.Config) -> Check:
             pytest.skip("no --unlearnkit-ledger and --unlearnkit-model were given")
         names = (_asked(config, "canaries") or "").split(",")
         manifests = [_folder(config, "canaries") / name for name in names if name]
-        config.stash[_CHECK] = check_files(ledger, model, data=_data(config), canaries=manifests)
+        config.stash[_CHECK] = check_files(
+            ledger, model, data=_data(config), canaries=manifests, head=_asked(config, "head")
+        )
     return config.stash[_CHECK]
 
 

@@ -10,6 +10,7 @@ Near-ties (relative 1e-12 of the spread) count as ties, which can only raise a p
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -201,12 +202,22 @@ def mde_factor(oracles: int, *, significance: float = 0.05, power: float = 0.8) 
     return float(optimize.brentq(lambda s: _power(s, oracles, k) - power, 0.0, high, xtol=1e-6))
 
 
-def planted_mde(models: NDArray[np.float64], *, confidence: float = 0.95, power: float = 0.8) -> float | None:
+def planted_mde(
+    models: NDArray[np.float64],
+    *,
+    confidence: float = 0.95,
+    power: float = 0.8,
+    upward: bool = False,
+    beside: Callable[[NDArray[np.float64], float], NDArray[np.float64]] | None = None,
+) -> float | None:
     """MDE measured by planting, for one statistic of n + 1 retrained models [n + 1]; no law is assumed for them.
 
     Each model in turn plays the audited one against the n others. The answer is the smallest shift that the raw rank
-    test finds in a share `power` of them, in the direction in which more is needed; `None` where n + 1 models are too
-    few to reject at all. Heavy tails between retrainings make it larger than `mde_factor` times their deviation.
+    test finds in a share `power` of them, in the direction in which more is needed, or upward only; `None` where n + 1
+    models are too few to reject at all. The share counts the audited model as one more of them, so that
+    it is found as often, whatever the law.
+    beside: what the values of the others become when one model is shifted by so much, for statistics that hold every
+    model against the others; it must not move them apart.
     Raises `UsageError` unless there are at least 3 finite models.
     """
     check_share("confidence", confidence)
@@ -216,13 +227,24 @@ def planted_mde(models: NDArray[np.float64], *, confidence: float = 0.95, power:
     k = allowed_rank(n, 1.0 - confidence)
     if k == 0:
         return None
-    needed = np.empty((2, values.size))
-    for j in range(values.size):
-        others = np.delete(values, j)
-        own = values[j] - others.mean()
-        upper, lower = (np.sort(limits)[n - k] for limits in _thresholds(others - others.mean()))
-        needed[:, j] = upper - own, lower + own
-    return float(np.quantile(needed, power, axis=1, method="higher").max())
+
+    def needed(shift: float) -> float:
+        """Shift that a share `power` of models needs, where the others are as beside a model shifted by `shift`."""
+        each = np.empty((2, values.size))
+        for j in range(values.size):
+            others = np.delete(values, j)
+            if beside is not None:
+                others = beside(others, shift)
+            own = values[j] - others.mean()
+            upper, lower = (np.sort(limits)[n - k] for limits in _thresholds(others - others.mean()))
+            each[:, j] = upper - own, lower + own
+        found = np.quantile(each, power, axis=1, method="higher")
+        return float(found[0] if upward else found.max())
+
+    most = needed(0.0)
+    if beside is None or most <= 0:
+        return most
+    return float(optimize.brentq(lambda shift: needed(shift) - shift, 0.0, most, xtol=1e-6 * most))
 
 
 def _check_values(name: str, values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -16,6 +16,7 @@ from pydantic import TypeAdapter
 
 from unlearnkit.audits.canaries import Kind, check_amount
 from unlearnkit.audits.designs import Tolerances
+from unlearnkit.audits.groups import group_pattern
 from unlearnkit.result import Claim, Tier, UsageError, nearest
 from unlearnkit.train import Augmentation, OptimizerName, Privacy, Schedule
 
@@ -124,10 +125,18 @@ class AuditSpec:
     power: float = 0.8
     unlearned: str | None = None  # weights that somebody else unlearned; takes the place of [method]
     device: str = "cpu"
+    group_pattern: str | None = None  # for accuracy by group: its first parenthesis is the group in an id
+    group_file: str | None = None  # or a CSV file with the columns id and group
     tolerances: Tolerances = field(default_factory=Tolerances)
 
     def __post_init__(self) -> None:
         _check_seed("audit", self.seed)
+        if self.group_pattern is not None and self.group_file is not None:
+            raise UsageError(
+                "audit.group_file: audit.group_pattern already says how held-out examples are grouped; give one of them"
+            )
+        if self.group_pattern is not None:
+            group_pattern(self.group_pattern, "audit.group_pattern")
         for name in ("significance", "power"):
             value = getattr(self, name)
             if not 0 < value < 1:

@@ -5,13 +5,12 @@ Features are penultimate features of the original, [n, d]. A set of these is a s
 
 from __future__ import annotations
 
-import re
-
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
 from numpy.typing import NDArray
 
 from unlearnkit.audits.duplicates import copies
+from unlearnkit.audits.groups import groups_in_ids
 from unlearnkit.audits.simplex import check_size
 from unlearnkit.result import UsageError, nearest
 from unlearnkit.types import Examples
@@ -65,17 +64,8 @@ def group_of(ids: Shaped[np.ndarray, " n"], pattern: str, group: str | None) -> 
 
     Raises `UsageError` for a pattern that is none or fits no id, a group that does not occur, and one that is all.
     """
-    try:
-        expression = re.compile(pattern)
-    except re.error as error:
-        raise UsageError(f"worst_case.pattern: {pattern!r} is no regular expression ({error})") from error
-    if not expression.groups:
-        raise UsageError(f"worst_case.pattern: {pattern!r} has no parenthesis around what names the group")
-    found = [expression.search(str(name)) for name in ids]
-    names = np.array(["" if one is None else one.group(1) or "" for one in found])
+    names = groups_in_ids(ids, pattern, "worst_case.pattern")
     known, counts = np.unique(names[names != ""], return_counts=True)
-    if not known.size:
-        raise UsageError(f"worst_case.pattern: {pattern!r} fits no id; ids look like {str(ids[0])!r}")
     if group is None:
         group = str(known[counts.argmax()])
     if group not in known:

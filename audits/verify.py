@@ -10,11 +10,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from unlearnkit.audits.audit import captions
 from unlearnkit.audits.battery import ATTACKS, BATTERY, ORACLES, judge
 from unlearnkit.audits.designs import Plan, Tolerances
 from unlearnkit.audits.evidence import LEFT_OUT, Evidence, Group
 from unlearnkit.audits.findings import measured_epsilon
-from unlearnkit.audits.registration import json_plain
+from unlearnkit.audits.registration import grouped, json_plain
 from unlearnkit.audits.signing import check_pdf, check_statement, is_signed
 from unlearnkit.audits.signing import statement as statement_of
 from unlearnkit.reports.letterhead import LETTERHEAD, Letterhead
@@ -32,6 +33,7 @@ JUDGED = (
     "comparisons",
     "individuals",
     "collateral",
+    "by_group",
     "stress",
 )
 
@@ -61,6 +63,8 @@ class Verified:
 
 def verify_file(path: Path, *, trust: Path | None = None, statement: Path | None = None) -> Verified:
     """Check a report.pdf, or an audit.json with its sidecar. Raises UsageError where there is nothing to check.
+
+    Raises `Changed`, a UsageError, for a result that does not match its own digest: of such a file nothing is believed.
 
     trust: certificates to which a signature must lead. statement: of the same signer; left out, the file that
     `unlearnkit sign --statement` writes beside a report, if it is there.
@@ -139,6 +143,7 @@ def _verdict(result: AuditResult, sidecar: bytes, path: Path) -> Check:
             f"{path}: made with battery {result.battery}, this version computes battery {BATTERY}; "
             "verify it with the unlearnkit that wrote it"
         )
+    evidence = Evidence.from_bytes(sidecar, what=str(path))
     plan = Plan(
         result.request.kind,
         result.tier,
@@ -150,11 +155,12 @@ def _verdict(result: AuditResult, sidecar: bytes, path: Path) -> Check:
         0 if result.oracles is None else result.oracles.count + len(result.oracles.missing),
         result.claim,
         result.data.classes,
+        evidence.group_names,
     )
-    evidence = Evidence.from_bytes(sidecar, what=str(path))
     again = judge(evidence, plan)
     pairs = _counts(result, evidence)  # first: whatever else differs follows from these
     pairs += [(name, _plain(getattr(result, name)), _plain(getattr(again, name))) for name in JUDGED]
+    pairs.append(("captions", result.captions, captions(evidence)))
     pairs.append(("tolerances", result.tolerances, _settings(result).get("tolerances", result.tolerances)))
     pairs += _registered(result, plan, evidence)
     if evidence.stress is not None:
@@ -220,9 +226,27 @@ def _registered(result: AuditResult, plan: Plan, evidence: Evidence) -> list[tup
         ("registration.request", document.get("request"), json_plain(dataclasses.asdict(result.request))),
         ("registration.data", document.get("data"), result.data.fingerprint),
         ("registration.models", probes, there),
+        *_models(result, names, evidence),
         ("registration.stress", document.get("stress"), evidence.stress and json_plain(dict(evidence.stress.document))),
         ("registration.canaries", document.get("canaries"), result.canaries and result.canaries.commitment),
+        ("registration.groups", document.get("groups"), grouped(evidence.answer_group)),
     ]
+
+
+def _models(result: AuditResult, names: dict[str, Any], evidence: Evidence) -> list[tuple[str, Any, Any]]:
+    """How many models of each group were registered, against those that the file and the evidence speak of.
+
+    Of retrained models one more was asked for than oracles are counted: the last one is held out as a control.
+    """
+    oracles, ensemble = result.oracles, evidence.ensemble
+    expected = {
+        "original": 1,
+        "audited": 1,
+        "oracles": 0 if oracles is None else oracles.count + len(oracles.missing) + 1,
+        "ensemble": 0 if ensemble is None else len(ensemble),
+    }
+    counted = {name: len(keys) for name, keys in names.items() if isinstance(keys, list)}
+    return [(f"registration.models.{name}", counted.get(name, 0), there) for name, there in expected.items()]
 
 
 def _asked(result: AuditResult) -> int:

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from methods import candidates, efficacy, told
 from numpy.typing import NDArray
 from scipy.special import expit
@@ -55,9 +56,11 @@ def svm(forget: Observation, known: Known) -> float:
     return efficacy(*parts, seed=0) / 100
 
 
-def part(examples: Examples, count: int | None) -> Examples:
-    """The first so many: the rows of a source stand in a fixed order."""
-    return examples if count is None else examples.take(np.arange(min(count, len(examples))))
+def part(examples: Examples, count: int | None, classes: Sequence[int]) -> Examples:
+    """The first so many of these classes, numbered anew: the rows of a source stand in a fixed order."""
+    labels = examples.labels().numpy()
+    chosen = examples.take(np.flatnonzero(np.isin(labels, classes))[:count])
+    return Examples(chosen.x, torch.from_numpy(np.searchsorted(classes, chosen.labels().numpy())), chosen.ids)
 
 
 def tuned(arena: Arena, names: Sequence[str], size: int, seed: int, tries: int) -> tuple[list[Method], list[str]]:
@@ -144,6 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", default="digits")
     parser.add_argument("--images", type=int, help="training images (default: all)")
     parser.add_argument("--test-images", type=int)
+    parser.add_argument("--classes", help="names, by commas (default: all): fewer are easier")
     parser.add_argument("--architecture", default="small-cnn")
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--batch-size", type=int, default=64)
@@ -163,9 +167,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args(arguments)
     data: Dataset = load(asked.data, seed=0, root=None, download=False, test_fraction=0.2)
-    sets = Sets(part(data.train, asked.images), part(data.test, asked.test_images))
+    names = data.classes if asked.classes is None else asked.classes.split(",")
+    if unknown := sorted(set(names) - set(data.classes)):
+        parser.error(f"--classes: there is no class {unknown[0]!r}; classes are {', '.join(data.classes)}")
+    classes = sorted(data.classes.index(name) for name in names)
+    sets = Sets(part(data.train, asked.images, classes), part(data.test, asked.test_images, classes))
     recipe = Recipe(
-        Architecture(asked.architecture, data.num_classes, data.shape),
+        Architecture(asked.architecture, len(classes), data.shape),
         epochs=asked.epochs,
         batch_size=asked.batch_size,
         lr=asked.lr,
@@ -196,7 +204,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     steps = one.trace
     lines = [
-        f"## {data.source}, {rows.size:,} training and {len(sets.test):,} test images, {asked.architecture}",
+        f"## {data.source}, {rows.size:,} training and {len(sets.test):,} test images of "
+        f"{'all' if asked.classes is None else ', '.join(names)} classes, {asked.architecture}",
         "",
         f"    {shlex.join(['python', 'benchmarks/worst_case.py', *(arguments or sys.argv[1:])])}",
         "",

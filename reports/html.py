@@ -442,7 +442,9 @@ class _Page:
 
     def beside(self) -> str:
         parts = [self.missing()]
-        found = [self.comparisons(), self.individuals(), self.collateral(), self.privacy()]
+        view = self.view
+        cost = [self.what_it_cost(view["collateral"], "classes"), self.what_it_cost(view["by_group"], "by-group")]
+        found = [self.comparisons(), self.individuals(), *cost, self.privacy()]
         if any(found):
             parts.append(f"<h2>{self.word('beside')}</h2><p>{self.word('beside-note')}</p>")
         return "\n".join(part for part in [*parts, *found] if part)
@@ -486,8 +488,8 @@ class _Page:
         said = f"<p><b>{self.span(found['above'])}</b> {share} {rank} {flagged}</p>"
         return self.part(words["individuals"], said + table + note)
 
-    def collateral(self) -> str:
-        found, words = self.view["collateral"], self.words
+    def what_it_cost(self, found: dict[str, Any] | None, key: str) -> str:
+        words = self.words
         if not found:
             return ""
         rows = [
@@ -501,12 +503,12 @@ class _Page:
             ]
             for row in found["rows"]
         ]
-        more = f"{_text(words['more'][0])} {_text(found['more'])} {self.word('classes-more')}"
-        note = self.around("classes-note", _text(found["confidence"]), f"{_text(found['p'])}.")
+        more = f"{_text(words['more'][0])} {_text(found['more'])} {self.word(f'{key}-more')}"
+        note = self.around(f"{key}-note", _text(found["confidence"]), f"{_text(found['p'])}.")
         return self.part(
-            words["classes"],
+            words[key],
             f"<p>{self.computed(found['sentence'])}</p><p><small>{note}</small></p>"
-            f"{self.table(words['classes-heads'], rows, 'numbers')}"
+            f"{self.table(words[f'{key}-heads'], rows, 'numbers')}"
             + (f"<small>{more}</small>" if found["more"] != "0" else ""),
         )
 

@@ -175,6 +175,7 @@ def as_printed(result: AuditResult, letterhead: Letterhead, audit: str, arrays: 
         "comparisons": [_comparison(comparison) for comparison in result.comparisons],
         "individuals": result.individuals and _individuals(result.individuals),
         "collateral": result.collateral and _collateral(result.collateral, forgotten=request.class_name),
+        "by_group": result.by_group and _collateral(result.by_group, forgotten=None),
         "privacy": result.privacy and _privacy(result.privacy),
         "stress": result.stress and _stress(result.stress, 0 if arrays.images is None else len(arrays.images)),
         "registration": result.registration and _registration(result.registration),
@@ -334,7 +335,7 @@ def _individuals(found: Individuals) -> dict[str, Any]:
 
 
 def _collateral(found: Collateral, *, forgotten: str | None) -> dict[str, Any]:
-    """The class that lost most first."""
+    """The class or group that lost most first."""
     groups = sorted(found.groups, key=lambda group: group.gap.value)
     return {
         "sentence": found.sentence,

@@ -8,7 +8,7 @@ import hashlib
 from sample_result import sample
 from scipy import stats
 
-from unlearnkit.audits.audit import _curves
+from unlearnkit.audits.audit import _curves, captions
 from unlearnkit.audits.battery import BATTERY, judge
 from unlearnkit.audits.designs import Plan
 from unlearnkit.audits.evidence import Evidence, Group
@@ -58,12 +58,14 @@ def result_of(made: Evidence, fixed: Plan, *, missing: tuple[str, ...] = ()) -> 
         controls=judged.controls,
         flags=judged.flags,
         verdict=judged.verdict,
+        captions=captions(made),
         evidence=Record("evidence.safetensors", hashlib.sha256(sidecar).hexdigest()),
         claim=fixed.claim,
         nonstandard=judged.nonstandard,
         comparisons=judged.comparisons,
         individuals=judged.individuals,
         collateral=judged.collateral,
+        by_group=judged.by_group,
         stress=judged.stress,
         registration=None,
         privacy=None,

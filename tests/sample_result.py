@@ -527,7 +527,7 @@ def _privacy() -> tuple[AuditResult, bytes]:
         correct=49,
         confidence=0.95,
     )
-    return dataclasses.replace(result, privacy=record), evidence
+    return dataclasses.replace(result, privacy=record, by_group=_by_group()), evidence
 
 
 def _hours() -> tuple[AuditResult, bytes]:

@@ -12,6 +12,8 @@ import pytest
 import yaml
 from ledger_samples import repository, written
 
+from unlearnkit.audits.ledger import read
+
 ROOT = Path(__file__).parents[1]
 ACTION: dict[str, Any] = yaml.safe_load((ROOT / "action.yml").read_text(encoding="utf-8"))
 STEPS = ACTION["runs"]["steps"]
@@ -93,6 +95,7 @@ def test_what_is_installed_is_the_action_itself_unless_something_else_is_named(
 
 def test_a_good_model_passes_and_writes_its_reports(made: Path, tmp_path: Path) -> None:
     inputs = {"ledger": str(made / "deletions.jsonl"), "model": str(made / "good.safetensors"), "report": "my report"}
+    inputs["head"] = read(made / "deletions.jsonl").head
     code, outputs, summary, err = step(made, tmp_path, **inputs)
     assert (code, err) == (0, "")
     assert outputs == {"verdict": "PASS", "report": "my report"}
@@ -114,6 +117,7 @@ def test_a_bad_model_fails_the_step(made: Path, tmp_path: Path) -> None:
         ({"tier": "weeks"}, "unlearnkit: the input tier must be seconds or minutes"),
         ({"tier": "minutes"}, "unlearnkit: tier minutes needs the input spec"),
         ({"report": "a\nverdict=PASS"}, "unlearnkit: the input report must be one line"),
+        ({"head": "a" * 64}, "no line has the hash kept as --head: lines were cut off, or all was written anew"),
         ({"ledger": "$(touch pwned)`touch pwned`;touch pwned"}, "no such ledger"),
     ],
 )

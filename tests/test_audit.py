@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Iterator
@@ -84,6 +85,12 @@ def run(spec: Spec, store: Store, told: Told | None = None) -> tuple[AuditResult
     return audit(spec, fleet, command="unlearnkit audit spec.toml", case=case)
 
 
+@functools.cache
+def usual(store: Store) -> tuple[AuditResult, bytes]:
+    """The audit of `tiny()`, for tests that only read what it gave."""
+    return run(tiny(), store)
+
+
 def test_the_whole_way_once_and_nothing_twice(store: Store, tmp_path: Path) -> None:
     first = Told()
     result, sidecar = run(tiny(), store, first)
@@ -123,10 +130,9 @@ def test_the_whole_way_once_and_nothing_twice(store: Store, tmp_path: Path) -> N
 
 
 def test_the_evidence_is_what_the_models_say(store: Store) -> None:
-    spec = tiny()
-    case = prepare(spec)
+    case = prepare(tiny())
     wanted = demand(case)
-    result, sidecar = run(spec, store)
+    result, sidecar = usual(store)
     evidence = Evidence.from_bytes(sidecar)
     assert evidence.oracles == 19
     assert [evidence.rows(group).size for group in Group] == [138, 30, len(wanted.twins), 30]
@@ -146,15 +152,38 @@ def test_the_evidence_is_what_the_models_say(store: Store) -> None:
     } | {"roc/oracles/fpr", "roc/oracles/tpr_low", "roc/oracles/tpr_high"}
 
 
+def test_accuracy_by_group_is_fixed_beforehand_and_verified(store: Store, tmp_path: Path) -> None:
+    """Digits are numbered: below and from 1,000."""
+    spec = tiny(audit={"group_pattern": r"/(\d)"})
+    result, sidecar = run(spec, store)
+    case = prepare(spec)
+    thousands = np.array([int(name.split("/")[1]) >= 1000 for name in case.dataset.test.ids])
+    evidence = Evidence.from_bytes(sidecar)
+    np.testing.assert_array_equal(evidence.answer_group, thousands)
+    assert result.by_group is not None
+    for group, at in zip(result.by_group.groups, (~thousands, thousands), strict=True):
+        assert (group.name, group.n) == (str(int(at is thousands)), at.sum())
+        assert group.audited == evidence.answers["audited"][at].mean()
+    assert result.registration is not None
+    assert result.registration.document["plan"]["groups"] == ["0", "1"]
+    assert verify_file(save_audit(tmp_path, result, sidecar)).passed
+    plain, other = usual(store)
+    assert plain.by_group is None
+    without = {"registration", "by_group", "spec", "evidence", "environment"}
+    for field in {f.name for f in dataclasses.fields(AuditResult)} - without:  # groups change nothing else
+        assert getattr(plain, field) == getattr(result, field)
+    assert set(load(sidecar)) - set(load(other)) == {"answer_group", "group_names"}
+
+
 def test_the_held_out_oracle_is_no_reference(store: Store) -> None:
-    _, sidecar = run(tiny(), store)
+    _, sidecar = usual(store)
     evidence = Evidence.from_bytes(sidecar)
     assert not (evidence.margins["oracles"] == evidence.margins["held_out"]).all(axis=1).any()
     assert len({row.tobytes() for row in evidence.margins["oracles"]}) == 19
 
 
 def test_interrupted_it_goes_on_where_it_stopped(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = run(tiny(), store)[1]
+    expected = usual(store)[1]
     fresh, written = Store(tmp_path / "store"), []
     true = Store.write
 
@@ -275,7 +304,7 @@ def test_ids_from_a_file(store: Store, tmp_path: Path) -> None:
 def test_weights_manifest_and_a_result_from_elsewhere(store: Store, tmp_path: Path) -> None:
     """The original with its sealed canaries, and a model that somebody else unlearned: no method is run."""
     case = prepare(tiny())
-    run(tiny(), store)
+    usual(store)
     original = fleet_for(case, store).read(case.original)
     assert case.manifest is not None
     case.manifest.save(tmp_path / "canaries.json")
@@ -298,7 +327,7 @@ def test_weights_manifest_and_a_result_from_elsewhere(store: Store, tmp_path: Pa
     assert result.method.saw is None
     assert result.canaries is not None
     assert result.canaries.commitment == case.manifest.commitment
-    first = Evidence.from_bytes(run(tiny(), store)[1])
+    first = Evidence.from_bytes(usual(store)[1])
     second = Evidence.from_bytes(sidecar)
     np.testing.assert_array_equal(first.margins["original"], second.margins["original"])
     np.testing.assert_array_equal(first.margins["oracles"], second.margins["oracles"])
@@ -318,6 +347,8 @@ def test_weights_manifest_and_a_result_from_elsewhere(store: Store, tmp_path: Pa
         ({"deletion": {"forget_fraction": None, "forget_ids": "heads.txt"}}, "only canaries would be forgotten"),
         ({"deletion": {"forget_fraction": None, "forget_class": 11}}, "class 11 does not occur in the training data"),
         ({"audit": {"device": "cuda:99"}}, "device"),
+        ({"audit": {"group_pattern": "^(site-[a-z]+)/"}}, "fits no id; ids look like 'digits/"),
+        ({"audit": {"group_file": "none.csv"}}, r"audit\.group_file: .*none\.csv cannot be read"),
         ({"method": {"name": "FineTun"}}, "did you mean 'FineTune'"),
         ({"method": {"epoch": 3, "name": "FineTune"}}, "did you mean 'epochs'"),
     ],

@@ -76,6 +76,22 @@ def test_what_is_lent_to_a_method_is_no_held_out_example_any_more(monkeypatch: p
     assert other.unseen.tolist() != wanted.unseen.tolist()
 
 
+def test_where_a_class_is_forgotten_its_held_out_examples_are_in_no_group(tmp_path: Path):
+    (tmp_path / "groups.csv").write_text("id,group\n" + "".join(f"digits/{i:04d},{i % 2}\n" for i in range(0, 1797)))
+    body = {
+        "deletion": {"forget_class": 3},
+        "method": {"name": "FineTune"},
+        "audit": {"group_file": "groups.csv"},
+    }
+    case = prepare(parse_spec(body, folder=tmp_path))
+    wanted = demand(case)
+    groups = looks(case, wanted, models_of(case, wanted, Store("memory://groups"))).groups
+    labels = case.dataset.test.labels().numpy()
+    parity = np.array([int(name[-1]) % 2 for name in case.dataset.test.ids])
+    assert (groups.names, groups.notes) == (("0", "1"), ())
+    np.testing.assert_array_equal(groups.number, np.where(labels == 3, -1, parity))
+
+
 def test_other_methods_leave_the_test_set_whole():
     body = {"deletion": {"forget_fraction": 0.1}, "method": {"name": "FineTune"}}
     case = prepare(parse_spec(body, folder=Path()))

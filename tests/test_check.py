@@ -401,9 +401,31 @@ def test_a_missing_model_and_a_missing_ledger_are_refused(shipped: Shipped, tmp_
         check_files(tmp_path / "none.jsonl", shipped.unlearned)
 
 
-def test_open_requests_do_not_count_and_an_empty_ledger_passes(shipped: Shipped, tmp_path: Path) -> None:
+def test_an_empty_ledger_and_unknown_deletions_are_never_a_pass(shipped: Shipped, tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
-    assert check_files(tmp_path / "empty", shipped.unlearned).word == "PASS"
+    with pytest.raises(UsageError, match="empty: holds no deletion, so there is nothing to hold a model against; rest"):
+        check_files(tmp_path / "empty", shipped.unlearned)
+    found = check(Ledger(), None, Data())
+    assert (found.word, found.sentence) == ("INCONCLUSIVE", "The ledger holds no deletion.")
+    with pytest.raises(UsageError, match="knows no deletion 'DR-clas'; did you mean 'DR-class'"):
+        check_files(shipped.ledger, shipped.unlearned, ids=["DR-some", "DR-clas"])
+
+
+def test_the_head_that_was_kept_tells_a_ledger_whose_end_was_cut_off(shipped: Shipped, tmp_path: Path) -> None:
+    lines, head = shipped.ledger.read_bytes().splitlines(keepends=True), read(shipped.ledger).head
+    (tmp_path / "cut").write_bytes(b"".join(lines[:1]))
+    with pytest.raises(UsageError, match="cut: no line has the hash kept as --head: lines were cut off, or all was wr"):
+        check_files(tmp_path / "cut", shipped.unlearned, head=head)
+    (tmp_path / "cut").write_bytes(b"")  # said before that it is empty
+    with pytest.raises(UsageError, match="cut: no line has the hash kept as --head"):
+        check_files(tmp_path / "cut", shipped.unlearned, head=head)
+    assert check_files(shipped.ledger, shipped.without_some, ids=["DR-some"], head=head).word == "PASS"
+    for wrong in ("", head[:12]):
+        with pytest.raises(UsageError, match=f"head: must be the 64 hexadecimal digits .*, got '{wrong}'"):
+            check_files(shipped.ledger, shipped.unlearned, head=wrong)
+
+
+def test_open_requests_do_not_count(shipped: Shipped, tmp_path: Path) -> None:
     path = written(tmp_path / "l", ("DR-9", "received"))
     found = check_files(path, shipped.unlearned)
     assert (found.word, found.sentence) == (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import pickle
@@ -155,9 +156,45 @@ def test_an_unknown_engine_names_the_nearest_before_anything_is_made(refused, tm
     assert not list((tmp_path / "out").rglob("*.safetensors"))
 
 
-def test_an_output_folder_that_cannot_be_is_refused_before_training(refused, tmp_path):
+@pytest.mark.parametrize("command", ["train", "unlearn", "audit", "worst-case", "demo"])
+def test_an_output_folder_that_cannot_be_is_refused_before_training(refused, monkeypatch, tmp_path, command):
+    monkeypatch.setattr("unlearnkit.audits.case.prepare", None)  # nobody gets that far
     (tmp_path / "spec.toml").write_text(DELETE.format("forget_class = 1"))
-    assert "name another folder with --out" in refused("audit", "spec.toml", "--out", "spec.toml")
+    asked = (command,) if command == "demo" else (command, "spec.toml")
+    said = refused(*asked, "--out", "spec.toml")
+    assert said == "spec.toml: is a file, and a folder is needed; name another place with --out"
+    said = refused(*asked, "--out", "spec.toml/a/b")
+    assert said == "spec.toml/a/b: spec.toml is a file, and a folder is needed; name another place with --out"
+    assert refused(*asked, "--out", "") == "Invalid value for '--out': needs a name, got ''"
+    said = refused(*asked, "--out", "a" * 300)
+    assert said.endswith("a: nothing can be written there (file name too long); name another place with --out")
+
+    def refuse(path: Path, data: bytes) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("unlearnkit.store.write_atomic", refuse)
+        said = refused(*asked, "--out", "locked")
+    assert said == "locked: nothing can be written there (permission denied); name another place with --out"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["locked", "spec.toml"]
+    assert not list((tmp_path / "locked").iterdir())
+
+
+@pytest.mark.parametrize("command", ["report", "sign"])
+def test_a_report_that_cannot_be_written_is_refused(refused, audited, monkeypatch, tmp_path, command):
+    made = audited[0] / "out"
+    monkeypatch.setattr("unlearnkit.audits.signing.read_identity", lambda *_, **__: None)
+    asked = {
+        "report": ("report", str(made / "audit.json")),
+        "sign": ("sign", str(made / "report.pdf"), "--key", "key.pem", "--certificate", "certificate.pem"),
+    }[command]
+    (tmp_path / "dir.pdf").mkdir()
+    assert refused(*asked, "-o", "dir.pdf").startswith("dir.pdf: is a folder, and a file is needed; name another place")
+    (tmp_path / "file").touch()
+    assert refused(*asked, "-o", "file/a.pdf") == (
+        "file: is a file, and a folder is needed; name another place with --output"
+    )
+    assert refused(*asked, "-o", "") == "Invalid value for '--output' / '--out' / '-o': needs a name, got ''"
 
 
 def test_debug_shows_the_traceback(capsys, monkeypatch, tmp_path):
@@ -285,8 +322,33 @@ def test_a_fresh_report_verifies_and_an_altered_one_is_refused(audited, capsys, 
     digit = str((int(spot.group(1)) + 1) % 10)
     (tmp_path / "audit.json").write_text(text[: spot.start(1)] + digit + text[spot.end(1) :])
     (tmp_path / "evidence.safetensors").write_bytes((folder / "out" / "evidence.safetensors").read_bytes())
+    code, out, _ = run(capsys, monkeypatch, "verify", str(tmp_path / "audit.json"))
+    assert code == 1
+    assert out.startswith(f"NO digest: {tmp_path / 'audit.json'}: the content does not match its own digest; the file ")
+    assert out.endswith("REFUSED this file does not say what its evidence says, or its signature is broken")
+    (tmp_path / "audit.json").write_text("{}")
     code, _, err = run(capsys, monkeypatch, "verify", str(tmp_path / "audit.json"))
-    assert (code, "does not match its own digest" in err) == (2, True)
+    assert (code, "not an audit result of unlearnkit" in err) == (2, True)
+
+
+def test_the_same_audit_is_added_to_a_ledger_once(audited, capsys, monkeypatch, tmp_path):
+    ledger = str(tmp_path / "l")
+    add = ("ledger", "add", ledger, str(audited[0] / "out" / "audit.json"), "--evidence-only")
+    code, out, _ = run(capsys, monkeypatch, *add)
+    assert (code, "line 1: DR-1 audited on 20" in out) == (0, True)
+    code, said, _ = run(capsys, monkeypatch, "ledger", "add", ledger, "--id", "DR-1", "--state", "re-opened")
+    head = said.split()[-1]
+    text = Path(ledger).read_bytes()
+    code, _, err = run(capsys, monkeypatch, *add)
+    assert (code, "DR-1: this audit is line 1 already, and line 2 opened the deletion again" in err) == (2, True)
+    assert (Path(ledger).read_bytes(), head in text.decode()) == (text, True)
+    Path(ledger).write_bytes(text.splitlines(keepends=True)[0])
+    code, out, _ = run(capsys, monkeypatch, *add)
+    assert code == 0
+    assert re.match(
+        r"line 1: DR-1 audited on [\d-]+, this audit is there already; nothing was added head: [0-9a-f]{64}", out
+    )
+    assert len(Path(ledger).read_bytes().splitlines()) == 1
 
 
 def test_the_same_result_gives_the_same_report(audited, capsys, monkeypatch, tmp_path):

@@ -11,6 +11,7 @@ import pytest
 from ledger_samples import repository, step, written
 from test_cli import run
 
+from unlearnkit.audits.check import Check, Checked, Row
 from unlearnkit.audits.ledger import append, read
 
 
@@ -70,6 +71,8 @@ def test_a_ledger_is_verified_and_faults_are_named(cli, tmp_path: Path) -> None:
     code, out, _ = cli("ledger", "verify", "l", "--head", head)
     assert code == 1
     assert "NO l: no line has the hash kept as --head: lines were cut off, or all was written anew" in out
+    code, _, err = cli("ledger", "verify", "l", "--head", head[:6])
+    assert (code, f"prints as head, got '{head[:6]}'" in err) == (2, True)
     path.write_text("".join([lines[0], *lines[2:]]))
     written(tmp_path / "m", ("DR-7", "received"))
     code, out, _ = cli("ledger", "verify", "m", "l")
@@ -121,6 +124,8 @@ def test_hostile_ids_reach_no_terminal_as_commands(cli, tmp_path: Path) -> None:
         (("add", "l", "--id", "DR-1", "--state", "unlearned", "--model", "none"), "none: no such weights file"),
         (("add", "l", "--id", "DR-1", "--state", "unlearned", "--date", "soon"), "date: must be a day such as"),
         (("add", "l", "none.json"), "none.json: no such file"),
+        (("add", "l/m", "none.json"), "l: is a file, and a folder is needed; name another place for the ledger"),
+        (("add", ".", "--id", "D", "--state", "received", "--forget-class", "1"), ".: is a folder, and a file is need"),
         (("add", "l", "none.json", "--id", "DR-1"), "ledger add: --id is what the audit says; leave it out"),
     ],
 )
@@ -162,10 +167,28 @@ def test_check_is_inconclusive_or_invalid_by_its_own_code(cli, made: Path, tmp_p
     assert "INVALID 2 of 2 deletions cannot be checked with these data." in out
 
 
+def test_what_the_table_leaves_out_is_counted(cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unlearnkit.audits.cli_ledger.console._width", 200)
+    for failures, more in ((4, ""), (5, "… and 1 more; --summary FILE lists all"), (9, "… and 5 more; --summary FILE")):
+        rows = tuple(Row("DR-1", "8 bits", "g", "s", "FAIL", f"Number {i} is off.") for i in range(failures))
+        found = Check("m", "FAIL", "1 of 1 deletion fails.", (Checked("DR-1", 1, "FAIL", rows[0].sentence, rows),))
+        monkeypatch.setattr("unlearnkit.audits.check.check_files", lambda *_, found=found, **__: found)
+        code, out, _ = cli("check", "l", "--model", "m")
+        assert code == 1
+        assert [f"Number {i} is off." in out for i in range(failures)] == [i < 4 for i in range(failures)]
+        assert more in out
+        assert ("more" in out) == bool(more)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (("none", "--model", "m"), "none: no such ledger"),
+        (("{empty}", "--model", "{model}"), "empty: holds no deletion, so there is nothing to hold a model against"),
+        (("{ledger}", "--model", "{model}", "--head", "0" * 63 + "1"), "no line has the hash kept as --head: lines we"),
+        (("{ledger}", "--model", "{model}", "--head", ""), "head: must be the 64 hexadecimal digits that 'ledger add'"),
+        (("{ledger}", "--model", "none", "--junit", ""), "Invalid value for '--junit': needs a name, got ''"),
+        (("{ledger}", "--model", "none", "--sarif", "{empty}/x"), "is a file, and a folder is needed; name another pl"),
         (("{ledger}", "--model", "none"), "none: no such weights file; name the model that is about to ship"),
         (("{ledger}",), "Missing option '--model'"),
         (("{ledger}", "--model", "{model}", "--data", "digit"), "did you mean 'digits'?"),
@@ -174,7 +197,9 @@ def test_check_is_inconclusive_or_invalid_by_its_own_code(cli, made: Path, tmp_p
     ],
 )
 def test_a_wrong_check_is_one_sentence(cli, made: Path, arguments: tuple[str, ...], said: str) -> None:
-    filled = [one.format(ledger=made / "deletions.jsonl", model=made / "good.safetensors") for one in arguments]
+    (made / "empty").touch()
+    places = {"ledger": made / "deletions.jsonl", "model": made / "good.safetensors", "empty": made / "empty"}
+    filled = [one.format(**places) for one in arguments]
     code, _, err = cli("check", *filled)
     assert code == 2
     assert said in err

@@ -38,6 +38,7 @@ def test_round_trip(oracles: int) -> None:
 
 def test_round_trip_of_what_findings_read() -> None:
     made = evidence(oracles=19, requested=7, canaries=3, twins=5, outputs=True, unlearned=4)
+    made = dataclasses.replace(made, answer_group=np.arange(300) % 3 - 1, group_names=("a", "b"))
     read = Evidence.from_bytes(made.to_bytes())
     assert read.to_bytes() == made.to_bytes()
     assert read.ids == made.ids == tuple(f"simulated/{i:05d}" for i in range(7))
@@ -49,6 +50,8 @@ def test_round_trip_of_what_findings_read() -> None:
             np.testing.assert_array_equal(one[key], two[key])
     np.testing.assert_array_equal(read.logit_points, made.logit_points)
     np.testing.assert_array_equal(read.answer_label, made.answer_label)
+    np.testing.assert_array_equal(read.answer_group, made.answer_group)
+    assert read.group_names == ("a", "b")
     assert made.ensemble is not None
     assert read.ensemble is not None
     np.testing.assert_array_equal(read.ensemble, made.ensemble)
@@ -61,6 +64,15 @@ def test_round_trip_of_what_findings_read() -> None:
         ({"ensemble": np.zeros((4, 3))}, r"evidence: ensemble must have 18 points, got shape \(4, 3\)"),
         ({"logit_points": np.arange(3)}, r"evidence: logits/\w+ must be finite with 3 points, got \("),
         ({"answer_label": np.arange(3)}, r"evidence: answers/\w+ must be finite with 3 points, got \("),
+        ({"group_names": ("a",)}, r"evidence: answer_group must have 300 points, got shape \(0,\)"),
+        (
+            {"answer_group": np.arange(300) % 3, "group_names": ("a", "b")},
+            "evidence: answer_group must hold every number of 2 names",
+        ),
+        (
+            {"answer_group": np.arange(300) % 2, "group_names": ("a", "b", "c")},
+            "evidence: answer_group must hold every number of 3 names",
+        ),
         (
             {"answers": {"oracles": np.zeros((18, 300), dtype=np.uint8)}},
             "evidence: answers/oracles must be finite with",

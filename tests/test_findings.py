@@ -15,7 +15,7 @@ from unlearnkit.audits import battery
 from unlearnkit.audits.battery import judge
 from unlearnkit.audits.epsilon import one_run_epsilon
 from unlearnkit.audits.evidence import Evidence, FloatArray, Group
-from unlearnkit.audits.findings import TITLES, comparisons, measured_epsilon, other_classes, single_examples
+from unlearnkit.audits.findings import TITLES, by_group, comparisons, measured_epsilon, other_classes, single_examples
 from unlearnkit.audits.simulate import Law, with_audited
 from unlearnkit.result import Comparison
 
@@ -301,6 +301,65 @@ def test_other_classes_need_answers_and_names() -> None:
     assert other_classes(seen(), plan()) is None
     assert other_classes(seen(outputs=False), plan(classes=NAMES)) is None
     assert other_classes(seen(oracles=0, outputs=False), plan(classes=NAMES)) is None
+
+
+# -- groups --------------------------------------------------------------------------------------------------------
+
+SITES = ("north", "south", "west")
+
+
+def at_sites(seed: int = 8, **changes: Any) -> Evidence:
+    """Every fourth held-out example is of no site."""
+    made = seen(seed, **changes)
+    return dataclasses.replace(made, answer_group=np.arange(made.answer_label.size) % 4 - 1, group_names=SITES)
+
+
+def test_the_group_that_lost_is_named_and_points_without_a_group_play_no_part() -> None:
+    made = at_sites()
+    right = made.answers["audited"].copy()
+    right[made.answer_group == 1] = 0
+    right[made.answer_group == -1] = 0
+    made = dataclasses.replace(made, answers={**made.answers, "audited": right})
+    found = by_group(made, plan(groups=SITES))
+    assert found is not None
+    assert [(group.name, group.n) for group in found.groups] == [("north", 75), ("south", 75), ("west", 75)]
+    for number, group in enumerate(found.groups):
+        at = made.answer_group == number
+        oracles = made.answers["oracles"][:, at].mean(axis=1)
+        assert group.audited == pytest.approx(right[at].mean())
+        assert (group.oracles.low, group.oracles.high) == pytest.approx((oracles.min(), oracles.max()))
+        assert group.gap.value == pytest.approx(group.audited - oracles.mean())
+    assert (found.worst, found.p) == ("south", pytest.approx(1 / 20))
+    assert found.sentence.startswith(
+        f"Group 'south' lost most against retraining: {100 * found.drop:.1f}\u00a0points of held-out accuracy. The "
+        "worst group of a retrained model loses up to "
+    )
+
+
+def test_groups_that_are_the_classes_make_the_table_of_classes() -> None:
+    made = losing(seen(8), 4, share=0.5)
+    made = dataclasses.replace(made, answer_group=made.answer_label, group_names=NAMES)
+    groups, classes = by_group(made, plan(groups=NAMES)), other_classes(made, plan(classes=NAMES))
+    assert groups is not None
+    assert classes is not None
+    assert dataclasses.replace(groups, sentence="") == dataclasses.replace(classes, sentence="")
+
+
+def test_where_a_class_is_forgotten_groups_are_about_the_others() -> None:
+    found = by_group(at_sites(), plan(kind="class", groups=SITES))
+    assert found is not None
+    assert "held-out accuracy on the other classes" in found.sentence
+
+
+def test_groups_need_names_numbers_and_oracles_and_their_absence_is_flagged() -> None:
+    assert by_group(at_sites(), plan()) is None
+    assert by_group(seen(), plan(groups=SITES)) is None
+    alone = seen(8, oracles=0, canaries=0)
+    assert by_group(alone, plan(groups=SITES)) is None
+    for groups, flagged in (((), False), (SITES, True)):
+        flags = judge(alone, plan(tier="seconds", groups=groups)).flags
+        assert ("groups not compared" in {flag.name for flag in flags}) == flagged
+    assert judge(at_sites(), plan(groups=SITES)).by_group == by_group(at_sites(), plan(groups=SITES))
 
 
 # -- a measured epsilon --------------------------------------------------------------------------------------------

@@ -19,7 +19,19 @@ from hypothesis import strategies as st
 from ledger_samples import SALT, audit_ref, reference, step, what, written
 
 from unlearnkit.audits import ledger
-from unlearnkit.audits.ledger import Entry, Ledger, Points, Relearning, append, hashed, in_words, parse, read, shown
+from unlearnkit.audits.ledger import (
+    Entry,
+    Ledger,
+    Points,
+    Relearning,
+    append,
+    hashed,
+    in_words,
+    parse,
+    read,
+    shown,
+    since,
+)
 from unlearnkit.result import UsageError
 from unlearnkit.store import canonical
 
@@ -56,6 +68,44 @@ def test_an_audit_holds_until_the_deletion_is_opened_again(tmp_path: Path) -> No
     assert read(path).deletions()[0].audited is not None
     append(path, step("DR-1", "re-opened"))
     assert read(path).deletions()[0].audited is None
+
+
+def test_an_audit_that_is_there_is_not_added_again(tmp_path: Path) -> None:
+    path = written(tmp_path / "l", ("DR-1", "received"))
+    bare = step("DR-1", "audited", reference=reference(readings=()))
+    first, fuller = append(path, bare), append(path, step("DR-1", "audited"))  # with what was not at hand before
+    assert (first.number, fuller.number) == (2, 3)
+    append(path, step("DR-1", "released"))
+    data = path.read_bytes()
+    for again in (step("DR-1", "audited", date="2026-12-24", what=what(salt="1" * 32)), bare):
+        assert append(path, again) == fuller
+    assert path.read_bytes() == data
+    other = append(path, step("DR-1", "audited", audit=audit_ref(sha256="e" * 64)))
+    assert other.number == 5
+    assert append(path, step("DR-1", "audited")).number == 6  # the deletion rests on another one
+
+
+def test_an_audit_from_before_does_not_close_what_was_opened_again(tmp_path: Path) -> None:
+    path = written(tmp_path / "l", ("DR-1", "audited"), ("DR-1", "re-opened"))
+    sentence = (
+        "DR-1: this audit is line 1 already, and line 2 opened the deletion again; add the audit of what was done"
+    )
+    for further in (None, "unlearned"):
+        if further:
+            append(path, step("DR-1", further))
+        data = path.read_bytes()
+        with pytest.raises(UsageError, match=sentence):
+            append(path, step("DR-1", "audited"))
+        assert path.read_bytes() == data
+    assert append(path, step("DR-1", "audited", audit=audit_ref(sha256="e" * 64))).number == 4
+
+
+def test_the_head_before_the_first_line_is_one_too(whole: Path) -> None:
+    entries = read(whole).entries
+    assert since(entries, Ledger().head) == len(entries)
+    assert since(entries, entries[0].hash) == len(entries) - 1
+    assert since((), Ledger().head) == since(entries, entries[-1].hash) == 0
+    assert since((), entries[0].hash) is None
 
 
 def test_an_empty_file_is_a_ledger_of_nothing() -> None:
@@ -149,7 +199,7 @@ def test_an_illegal_step_is_refused_in_one_sentence(
 
 def test_only_what_passed_its_audit_is_released(tmp_path: Path) -> None:
     path = tmp_path / "l"
-    append(path, step("DR-1", "audited", audit=audit_ref("FAIL")))
+    append(path, step("DR-1", "audited", audit=audit_ref("FAIL", sha256="f" * 64)))
     with pytest.raises(UsageError, match="DR-1: its last audit says FAIL; only what passed is released"):
         append(path, step("DR-1", "released"))
     append(path, step("DR-1", "audited"))

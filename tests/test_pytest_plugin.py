@@ -15,6 +15,7 @@ import torch
 from ledger_samples import repository, written
 
 import unlearnkit.audits.check  # noqa: F401 - runs within this process forget what they import, torch must not be
+from unlearnkit.audits.ledger import read
 from unlearnkit.audits.pytest_plugin import NotForgotten, assert_forgotten
 from unlearnkit.data import split
 from unlearnkit.models import Architecture, build
@@ -51,9 +52,9 @@ def test_the_entry_point_names_this_plugin() -> None:
     assert entry == {"unlearnkit": "unlearnkit.audits.pytest_plugin"}
 
 
-def test_one_test_for_each_deletion(run: Run, pytester: pytest.Pytester) -> None:
+def test_one_test_for_each_deletion(run: Run, made: Path, pytester: pytest.Pytester) -> None:
     pytester.makepyfile("def test_own():\n    pass")
-    found = run("good", "-v")
+    found = run("good", "-v", f"--unlearnkit-head={read(made / 'deletions.jsonl').head}")
     found.assert_outcomes(passed=3)
     found.stdout.fnmatch_lines(
         ["*test_own*PASSED*", "*deletions.jsonl::DR-1 PASSED*", "*deletions.jsonl::DR-2 PASSED*"]
@@ -143,6 +144,9 @@ def test_an_open_request_is_skipped(run: Run, tmp_path: Path) -> None:
     [
         ("<<<<<<< ours\n", (), "*line 1: a merge conflict is left here*"),
         ("", ("--unlearnkit-inconclusive=maybe",), "*--unlearnkit-inconclusive must be fail or skip, got 'maybe'*"),
+        ("", (), "*l: holds no deletion, so there is nothing to hold a model against; restore the ledger*"),
+        ("", ("--unlearnkit-head=" + "a" * 64,), "*l: no line has the hash kept as --head: lines were cut off, or*"),
+        ("", ("--unlearnkit-head=",), "*head: must be the 64 hexadecimal digits*got ''"),
     ],
 )
 def test_wrong_use_is_one_sentence(run: Run, tmp_path: Path, text: str, more: tuple[str, ...], said: str) -> None:

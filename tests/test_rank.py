@@ -18,6 +18,7 @@ from unlearnkit.audits.rank import (
     mde_factor,
     oracle_rank,
     oracles_needed,
+    planted_mde,
     power_at,
 )
 from unlearnkit.result import UsageError
@@ -387,3 +388,54 @@ def spoiled() -> Array:
 def test_misuse_is_answered_with_a_sentence(run: Callable[[], object], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         run()
+
+
+# -- the MDE by planting -------------------------------------------------------------------------------------------
+
+
+def _share_found(models: NDArray[np.float64], leak: float, *, others: float = 1.0) -> float:
+    """Every model in turn shifted by `leak`, the others made smaller: how many of them the test itself finds."""
+    found = 0
+    for j in range(models.size):
+        values = np.concatenate([models[j : j + 1] + leak, others * np.delete(models, j)])
+        found += oracle_rank(values[:, None], tolerances=np.ones(1))[0].p <= 0.05
+    return found / models.size
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_planted_mde_is_where_the_test_itself_finds_four_in_five(seed: int) -> None:
+    """At least 33 of 40, for one more draw like them to be found in four of five cases: 0.8 times 41 is 32.8."""
+    models = np.random.default_rng(seed).standard_t(3, 40)
+    mde = planted_mde(models)
+    assert mde is not None
+    less, more = (min(_share_found(models, by * mde), _share_found(models, -by * mde)) for by in (0.999, 1.001))
+    assert less < more >= 33 / 40
+    upward = planted_mde(models, upward=True)
+    assert upward is not None
+    less, more = (_share_found(models, by * upward) for by in (0.999, 1.001))
+    assert less < more >= 33 / 40
+    assert upward <= mde
+
+
+def test_planted_mde_counts_what_the_leak_does_to_the_others() -> None:
+    """Where a shifted model widens what the others are held against, a smaller shift stands out."""
+    models = 3 + np.random.default_rng(5).standard_t(3, 40) / 2
+
+    def beside(others: NDArray[np.float64], leak: float) -> NDArray[np.float64]:
+        return others / np.sqrt(1 + leak**2 / others.size)
+
+    alone, mde = planted_mde(models, upward=True), planted_mde(models, upward=True, beside=beside)
+    assert alone is not None
+    assert mde is not None
+    assert mde < alone
+    less, more = (
+        _share_found(models, size, others=1 / np.sqrt(1 + size**2 / 39)) for size in (0.999 * mde, 1.001 * mde)
+    )
+    assert less < more >= 33 / 40
+
+
+def test_planted_mde_needs_models_enough_to_reject() -> None:
+    assert planted_mde(np.arange(19.0)) is None
+    assert planted_mde(np.arange(20.0)) is not None
+    with pytest.raises(UsageError, match="oracles must be at least 2"):
+        planted_mde(np.arange(2.0))

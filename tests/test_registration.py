@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from audit_samples import plan
 from sample_result import sample
@@ -39,7 +40,7 @@ def test_the_document_fixes_what_decides(tmp_path: Path) -> None:
     result = sample().result
     assert result.canaries is not None
     document = registered(tmp_path).document
-    assert sorted(document) == ["battery", "canaries", "data", "models", "plan", "request"]
+    assert sorted(document) == ["battery", "canaries", "data", "groups", "models", "plan", "request"]
     assert document["battery"] == "1"
     assert document["models"] == MODELS
     assert document["data"] == result.data.fingerprint
@@ -48,6 +49,8 @@ def test_the_document_fixes_what_decides(tmp_path: Path) -> None:
     assert document["plan"] == json_plain(dataclasses.asdict(plan(oracles=39, classes=("cat", "dog"))))
     assert document["plan"]["classes"] == ["cat", "dog"]  # as it comes back from a file
     assert registered(tmp_path, canaries=None).document["canaries"] is None
+    assert document["groups"] is None
+    assert registered(tmp_path, groups=np.array([0, 1, 1])).document["groups"] == content_key([0, 1, 1])
 
 
 def test_the_same_is_registered_once_and_every_change_anew(tmp_path: Path) -> None:

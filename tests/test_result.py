@@ -77,12 +77,17 @@ def test_what_is_no_number_is_never_read(token: str, place: str) -> None:
         (b"[" * 200_000, "not readable as JSON"),
         (b"[]", "not an audit result of unlearnkit"),
         (b"3", "not an audit result of unlearnkit"),
-        (b"{}", "it has no integer 'schema'"),
-        (b'{"schema": "1"}', "it has no integer 'schema'"),
-        (b'{"schema": true}', "it has no integer 'schema'"),
-        (b'{"schema": 3}', "not a valid audit result: battery: Field required"),
-        (b'{"schema": 4}', "audit result of schema 4, this version reads schema 3; use the unlearnkit that wrote it"),
-        (b'{"schema": 2}', "audit result of schema 2, this version reads schema 3"),
+        (b"{}", "it has no 'battery'"),
+        (b'{"schema": 1, "searches": []}', "it has no 'battery'"),  # a worst-case result
+        (b'{"battery": "1"}', "it has no integer 'schema'"),
+        (b'{"battery": "1", "schema": "1"}', "it has no integer 'schema'"),
+        (b'{"battery": "1", "schema": true}', "it has no integer 'schema'"),
+        (b'{"battery": "1", "schema": 3}', "not a valid audit result: tier: Field required"),
+        (
+            b'{"battery": "1", "schema": 4}',
+            "audit result of schema 4, this version reads schema 3; use the unlearnkit that wrote it",
+        ),
+        (b'{"battery": "1", "schema": 2}', "audit result of schema 2, this version reads schema 3"),
     ],
 )
 def test_other_files(text: bytes, message: str) -> None:

@@ -160,6 +160,13 @@ def test_a_byte_order_mark_and_windows_line_ends(tmp_path: Path) -> None:
         ("[audit]\npower = nan\n", "audit.power: must lie between 0 and 1, got nan"),
         ("[audit.tolerances]\nauc = 5\n", "audit.tolerances.auc: must lie between 0 and 0.5, got 5; write 5 percent"),
         ("[audit.tolerances]\nmargin = 0\n", "audit.tolerances.margin: must lie between 0 and 100, got 0"),
+        ('[audit]\ngroup_pattern = "["\n', "audit.group_pattern: '[' is no regular expression (unterminated"),
+        ('[audit]\ngroup_pattern = "^a"\n', "audit.group_pattern: '^a' has no parenthesis around what names the group"),
+        (
+            '[audit]\ngroup_pattern = "^(a)"\ngroup_file = "groups.csv"\n',
+            "audit.group_file: audit.group_pattern already says how held-out examples are grouped; give one of them",
+        ),
+        ("[audit]\ngroup_flie = 1\n", "audit.group_flie: unknown key; did you mean 'group_file'?"),
         ("[method]\nlr = 0.1\n", "method.name must name a method ('unlearnkit methods' lists them), got None"),
         ("[method]\nname = 3\n", "method.name must name a method ('unlearnkit methods' lists them), got 3"),
         ("[deletion\n", "not valid TOML: "),

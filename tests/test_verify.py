@@ -31,6 +31,7 @@ from unlearnkit.result import AuditResult, Flag, UsageError
 from unlearnkit.store import Store
 
 Body = dict[str, Any]
+CLASSES = sample("fail").result.data.classes
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -52,6 +53,10 @@ def written(kind: str = "examples") -> tuple[AuditResult, bytes]:
         return result_of(dataclasses.replace(made, stress=other), fixed)
     if kind == "seconds":
         return result_of(evidence(1, oracles=0), plan(tier="seconds"))
+    if kind == "groups":
+        made = evidence(1, oracles=5, requested=20, twins=20, canaries=0, outputs=True)
+        made = dataclasses.replace(made, answer_group=np.arange(300) % 2, group_names=("north", "south"))
+        return result_of(made, plan(classes=sample("fail").result.data.classes, groups=("north", "south")))
     return result_of(
         evidence(1, oracles=19, requested=40, twins=40, canaries=40, leak_canaries=2.0),
         plan(tolerances=Tolerances(auc=0.15)),
@@ -87,7 +92,7 @@ def step(value: Any) -> Any:
     return json.loads(text[:spot] + str((int(text[spot]) + 1) % 10) + text[spot + 1 :])
 
 
-@pytest.mark.parametrize("kind", ["examples", "class", "seconds", "hours"])
+@pytest.mark.parametrize("kind", ["examples", "class", "seconds", "groups", "hours"])
 def test_fresh_results_verify(tmp_path: Path, kind: str) -> None:
     path = saved(tmp_path, kind)
     checked = verify_file(path)
@@ -181,6 +186,8 @@ def test_one_changed_digit_is_refused_with_and_without_a_fitting_digest(
         ),
         (lambda body: body["verdict"].update(headline="All is well."), "verdict.headline is 'All is well.'"),
         (lambda body: body["verdict"]["why"].pop(), "verdict.why is "),
+        (lambda body: body["captions"].update(roc="Somebody else's."), 'captions.roc is "Somebody else\'s." in the fi'),
+        (lambda body: body["captions"].pop("margins"), "captions is {'roc': "),
         (lambda body: body["tests"][0].update(state="PASS"), "tests[0].state is 'PASS'"),
         (lambda body: body["tests"][0].update(sentence="Fine."), "tests[0].sentence is 'Fine.'"),
         (lambda body: body["tests"].pop(), "tests is "),
@@ -204,6 +211,48 @@ def test_every_judged_word_is_computed_again(tmp_path: Path, change: Callable[[B
     checked = verify_file(path)
     assert not checked.passed
     assert checked.checks[-1].sentence.startswith(named)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda body: body.update(by_group=None), "by_group is None in the file, the evidence gives {'groups': "),
+        (lambda body: body["by_group"]["groups"].pop(), "by_group.groups is "),
+        (lambda body: body["by_group"]["groups"][0].update(name="south"), "by_group.groups[0].name is 'south' in the"),
+        (lambda body: body["by_group"]["groups"][1].update(audited=0.99), "by_group.groups[1].audited is 0.99 in the"),
+        (lambda body: body["by_group"].update(sentence="No group lost."), "by_group.sentence is 'No group lost.' in"),
+    ],
+)
+def test_the_table_by_group_follows_from_the_evidence(
+    tmp_path: Path, change: Callable[[Body], Any], named: str
+) -> None:
+    path = saved(tmp_path, "groups")
+    assert written("groups")[0].by_group is not None
+    forge(path, lambda body: (change(body), None)[1])
+    assert verify_file(path).checks[-1].sentence.startswith(named)
+
+
+def test_groups_that_were_not_registered_are_told(tmp_path: Path) -> None:
+    result, sidecar = written("groups")
+    fixed = plan(oracles=5, classes=result.data.classes, groups=("east", "west"))
+    store = Store(tmp_path / "store")
+    registration = register(store, fixed, request=result.request, data=result.data, canaries=None, models={})
+    checked = verify_file(save_audit(tmp_path, dataclasses.replace(result, registration=registration), sidecar))
+    assert checked.checks[-1].sentence == (
+        "registration.plan.groups[0] is 'east' in the file, the evidence gives 'north'"
+    )
+
+
+def test_examples_that_changed_their_group_are_told(tmp_path: Path) -> None:
+    """Whoever deals the groups after the look could hide whom it hurt."""
+    result, sidecar = written("groups")
+    fixed = plan(oracles=5, classes=result.data.classes, groups=("north", "south"))
+    parts: dict[str, Any] = {"request": result.request, "data": result.data, "canaries": None, "models": MODELS}
+    for number, passed in ((np.arange(300) % 2, True), (np.arange(300) // 150, False)):
+        registration = register(Store(tmp_path / "store"), fixed, **parts, groups=number)
+        checked = verify_file(save_audit(tmp_path, dataclasses.replace(result, registration=registration), sidecar))
+        assert checked.passed is passed
+    assert checked.checks[-1].sentence.startswith("registration.groups is ")
 
 
 def test_oracles_that_failed_are_counted(tmp_path: Path) -> None:
@@ -286,7 +335,7 @@ def test_no_registered_probe_is_left_out_in_silence(tmp_path: Path, asked: str, 
     made = evidence(1, oracles=5, requested=20, twins=20, canaries=0, outputs=True)
     if noted:
         made = dataclasses.replace(made, notes=(Flag("probe left out", f"{noted}: failed"),))
-    fixed = plan(oracles=5, classes=sample("fail").result.data.classes)
+    fixed = plan(oracles=5, classes=CLASSES)
     result, sidecar = result_of(made, fixed)
     registration = register(
         Store(tmp_path / "store"),
@@ -294,12 +343,45 @@ def test_no_registered_probe_is_left_out_in_silence(tmp_path: Path, asked: str, 
         request=result.request,
         data=result.data,
         canaries=None,
-        models={"audited": ["a" * 64], f"{asked}/audited": ["b" * 64]},
+        models={**MODELS, f"{asked}/audited": ["b" * 64]},
     )
     checked = verify_file(save_audit(tmp_path, dataclasses.replace(result, registration=registration), sidecar))
     assert checked.passed is passed
     if not passed:
         assert checked.checks[1].sentence.startswith("registration.models is ['Pruning'] in the file, the evidence ")
+
+
+MODELS = {"original": ["o" * 64], "audited": ["a" * 64], "oracles": ["c" * 64] * 6, "ensemble": []}
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({}, None),
+        ({"oracles": MODELS["oracles"] * 2}, "oracles is 12 in the file, the evidence gives 6"),
+        ({"oracles": []}, "oracles is 0 in the file, the evidence gives 6"),
+        ({"original": []}, "original is 0 in the file, the evidence gives 1"),
+        ({"original": "o" * 64}, "original is 0 in the file, the evidence gives 1"),
+        ({"audited": ["a" * 64, "b" * 64]}, "audited is 2 in the file, the evidence gives 1"),
+        ({"ensemble": ["e" * 64] * 64}, "ensemble is 64 in the file, the evidence gives 0"),
+    ],
+)
+def test_as_many_models_were_looked_at_as_were_registered(
+    tmp_path: Path, changes: dict[str, Any], named: str | None
+) -> None:
+    made, fixed = evidence(1, oracles=5, requested=20, twins=20, canaries=0), plan(oracles=5, classes=CLASSES)
+    result, sidecar = result_of(made, fixed)
+    registration = register(
+        Store(tmp_path / "store"),
+        fixed,
+        request=result.request,
+        data=result.data,
+        canaries=None,
+        models={**MODELS, **changes},
+    )
+    checked = verify_file(save_audit(tmp_path, dataclasses.replace(result, registration=registration), sidecar))
+    assert checked.passed is (named is None)
+    assert named is None or checked.checks[1].sentence == f"registration.models.{named}"
 
 
 @pytest.mark.parametrize(
@@ -340,7 +422,7 @@ def test_other_sets_are_registered_and_cannot_go_missing(tmp_path: Path) -> None
             request=result.request,
             data=result.data,
             canaries=None,
-            models={},
+            models={**MODELS, "oracles": ["c" * 64] * 7, "ensemble": ["e" * 64] * 6},
             stress=registered,
         )
         told = dataclasses.replace(result, registration=registration)

@@ -181,7 +181,7 @@ def test_a_result_that_was_changed_or_is_none_is_refused(work, tmp_path):
     changed = text.replace('"oracles": 2', '"oracles": 3', 1)
     with pytest.raises(UsageError, match="the content does not match its own digest"):
         WorstCase.from_json(changed)
-    with pytest.raises(UsageError, match="not a valid worst-case result: id: Field required"):
+    with pytest.raises(UsageError, match=r"not a worst-case result of unlearnkit \(it has no 'searches'\)"):
         WorstCase.from_json(json.dumps({"schema": 1}))
     with pytest.raises(UsageError, match="not readable as JSON"):
         WorstCase.from_json("{")

@@ -75,7 +75,7 @@ class WorstCase:
     @classmethod
     def from_json(cls, text: str | bytes, *, what: str = "worst_case.json") -> WorstCase:
         """Read and validate; refuses another schema, what is no such result, and one changed afterwards."""
-        return opened(cls, text, what=what, kind="worst-case result", schema=SCHEMA)
+        return opened(cls, text, what=what, kind="worst-case result", mark="searches", schema=SCHEMA)
 
 
 __all__ = ["FOUND", "RANDOM", "SCHEMA", "SearchRecord", "TraceStep", "WorstCase"]

@@ -262,7 +262,7 @@ class GroupGap:
 
 @dataclass(frozen=True)
 class Collateral:
-    """What unlearning cost others: held-out accuracy by class, and the class that lost most."""
+    """What unlearning cost others: held-out accuracy by class or group, and the one that lost most."""
 
     groups: tuple[GroupGap, ...]
     worst: str
@@ -449,7 +449,7 @@ class AuditResult:
     @classmethod
     def from_json(cls, text: str | bytes, *, what: str = "audit.json") -> AuditResult:
         """Read and validate; refuses a newer schema, a file that is not a result, and one whose digest is wrong."""
-        return opened(cls, text, what=what, kind="audit result", schema=SCHEMA)
+        return opened(cls, text, what=what, kind="audit result", mark="battery", schema=SCHEMA)
 
 
 def sealed(result: Any) -> str:
@@ -458,15 +458,19 @@ def sealed(result: Any) -> str:
     return json.dumps({**body, "digest": _digest(body)}, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def opened(cls: type[T], text: str | bytes, *, what: str, kind: str, schema: int) -> T:
-    """Read and validate what `sealed` wrote; `Changed` where the digest is wrong, else `UsageError` in one sentence."""
+def opened(cls: type[T], text: str | bytes, *, what: str, kind: str, mark: str, schema: int) -> T:
+    """Read and validate what `sealed` wrote; `Changed` where the digest is wrong, else `UsageError` in one sentence.
+
+    mark: a field that no other kind of result has.
+    """
     try:
         body = json.loads(text, parse_constant=_refuse)
         json.dumps(body, allow_nan=False)  # 1e999 reads as infinity
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{what}: not readable as JSON ({error})") from error
-    if not isinstance(body, dict) or type(body.get("schema")) is not int:
-        raise UsageError(f"{what}: not {_article(kind)} of unlearnkit (it has no integer 'schema')")
+    if not isinstance(body, dict) or mark not in body or type(body.get("schema")) is not int:
+        missing = repr(mark) if isinstance(body, dict) and mark not in body else "integer 'schema'"
+        raise UsageError(f"{what}: not {_article(kind)} of unlearnkit (it has no {missing})")
     if body["schema"] != schema:
         raise UsageError(
             f"{what}: {kind} of schema {body['schema']}, this version reads schema {schema}; "
