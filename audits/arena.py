@@ -18,7 +18,7 @@ from unlearnkit.fleet import Fleet, Observations
 from unlearnkit.jobs import ModelJob, ObserveJob, Points, TrainJob, UnlearnJob
 from unlearnkit.result import Flag, UsageError
 from unlearnkit.train import Recipe
-from unlearnkit.types import Method, Need, Observation
+from unlearnkit.types import Method, Need
 
 Rows = NDArray[np.int64]
 
@@ -85,9 +85,9 @@ class Arena:
             f"oracle without {places.size} examples", self.recipe, seed, np.delete(self.trained, np.sort(places))
         )
 
-    def look(self, job: ModelJob, *, logits: bool = False) -> ObserveJob:
-        """What the model of a job says about all points; its weights are not kept."""
-        return ObserveJob(f"look at {job.name}", (job,), self.points, logits=logits, keep_weights=False)
+    def look(self, job: ModelJob, *, points: Points | None = None, logits: bool = False) -> ObserveJob:
+        """What the model of a job says about these points, or about all; its weights are not kept."""
+        return ObserveJob(f"look at {job.name}", (job,), points or self.points, logits=logits, keep_weights=False)
 
     def margins(self, jobs: Sequence[ModelJob]) -> Float[np.ndarray, "model point"]:
         """Margins of all points under every job's model, made where the store does not hold them."""
@@ -95,12 +95,6 @@ class Arena:
         keys = self.fleet.run([self.look(job) for job in jobs])
         seen: NDArray[np.float32] = Observations(self.fleet.store, keys).margins()
         return seen[:, 0, :, 0]
-
-    def seen(self, key: str) -> Observation:
-        """An answer of the store as attacks read it."""
-        arrays = self.fleet.store.map(key)
-        logits = np.asarray(arrays["logits"][0]) if "logits" in arrays else None
-        return Observation(self.ids, self.y, arrays["margins"][0].astype(np.float64), logits)
 
 
 def check_needs(method: Method, arena: Arena, forget_class: int | None) -> None:

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 import unlearnkit
 from unlearnkit.audits.battery import ATTACKS, BATTERY, ORACLES, PROBED, PROBES, judge, legacy
-from unlearnkit.audits.case import Case, Demand, demand, method_of, prepare
+from unlearnkit.audits.case import Case, Demand, demand, evenly, method_of, prepare
 from unlearnkit.audits.designs import Plan, coin_design, coin_design_of
 from unlearnkit.audits.evidence import SWAP, TREATED, UNTRAINED, Evidence, FloatArray, Group, envelope
 from unlearnkit.audits.findings import measured_epsilon
@@ -27,6 +27,7 @@ from unlearnkit.audits.registration import register
 from unlearnkit.audits.resurrection import LEAST_ORACLES
 from unlearnkit.audits.roc import roc
 from unlearnkit.audits.spec import Spec
+from unlearnkit.audits.stress import Stress, ask_stress, plan_stress
 from unlearnkit.audits.swapping import swap_jobs
 from unlearnkit.fleet import Fleet, Watch
 from unlearnkit.jobs import GivenModel, Job, Made, ModelJob, ObserveJob, Points, ProbeJob, TrainJob, UnlearnJob
@@ -51,7 +52,6 @@ from unlearnkit.store import Store, content_key, sha256_file, write_atomic
 from unlearnkit.treatments import COMPRESSED, DRAWN_ANEW
 from unlearnkit.types import Method, Observation, Probe
 
-MOST_POINTS = 5_000  # examples of a large set on which every oracle's accuracy is measured
 MOST_OUTPUTS = 200  # requested examples whose whole output is kept as evidence
 MOST_BESIDE = 500  # retained, and held-out, examples whose margins are
 SWAP_PAIRS, LEAST_SWAPPED = 3, 20  # pairs of models that trade places, and examples that must be there to be dealt
@@ -191,9 +191,9 @@ def looks(case: Case, wanted: Demand, models: Models) -> Looks:
         "requested": wanted.requested,
         "heads": wanted.heads,
         "tails": wanted.tails,
-        "retain": _sample(wanted.retain),
+        "retain": evenly(wanted.retain),
         "twins": wanted.twins,
-        "test": _sample(wanted.held_out),
+        "test": evenly(wanted.held_out),
     }
     trained = ("requested", "heads", "tails", "retain")
     points = Points(np.concatenate([rows[name] for name in trained]), np.concatenate([rows["twins"], rows["test"]]))
@@ -214,10 +214,10 @@ def looks(case: Case, wanted: Demand, models: Models) -> Looks:
     }
     label = wanted.deletion.forget_class
     unasked = part["test"] if label is None else part["test"][y[part["test"]] != label]
-    part |= {"beside retained": _sample(part["retain"], MOST_BESIDE), "beside held out": _sample(unasked, MOST_BESIDE)}
+    part |= {"beside retained": evenly(part["retain"], MOST_BESIDE), "beside held out": evenly(unasked, MOST_BESIDE)}
     further = _treated(wanted, models)
     if models.oracles:
-        asked = wanted.requested[_sample(np.arange(wanted.requested.size), MOST_OUTPUTS)]
+        asked = wanted.requested[evenly(np.arange(wanted.requested.size), MOST_OUTPUTS)]
         name = f"look at an untrained copy of {models.original.name}"
         copy = ObserveJob(name, (models.original,), Points(asked, _NOBODY), logits=True, treatments=(DRAWN_ANEW,))
         further[f"{UNTRAINED}/original"] = [copy]
@@ -280,13 +280,13 @@ def _probes(case: Case, wanted: Demand, models: Models) -> dict[str, list[ProbeJ
     if len(oracles) < LEAST_ORACLES:
         return {}
     [seed] = case.seeds("probe", 1)
-    retain, held_out = _sample(wanted.retain), _sample(wanted.held_out)
+    retain, held_out = evenly(wanted.retain), evenly(wanted.held_out)
     held_out = np.setdiff1d(held_out, wanted.twins) if wanted.twins.size < held_out.size else held_out
     label = wanted.deletion.forget_class
 
     def ask(probe: Probe, model: ModelJob) -> ProbeJob:
         name = f"{probe.name} of {model.name}"
-        return ProbeJob(name, model, probe, seed, _sample(wanted.requested), retain, held_out, wanted.twins, label)
+        return ProbeJob(name, model, probe, seed, evenly(wanted.requested), retain, held_out, wanted.twins, label)
 
     groups: dict[str, Sequence[ModelJob]] = {
         "original": [models.original],
@@ -329,7 +329,7 @@ def gather(
     correct: dict[str, NDArray[np.int64]] = {}
     outputs: dict[str, NDArray[np.float32]] = {}
     answers: dict[str, NDArray[np.uint8]] = {}
-    spoken = _sample(np.arange(looked.part["requested"].size), MOST_OUTPUTS)
+    spoken = evenly(np.arange(looked.part["requested"].size), MOST_OUTPUTS)
 
     def look(name: str, keys: Sequence[str]) -> None:
         rows: list[FloatArray] = []
@@ -415,11 +415,6 @@ def gather(
     return dataclasses.replace(evidence, curves=_curves(evidence), legacy=legacy(evidence))
 
 
-def _sample(rows: NDArray[np.int64], most: int = MOST_POINTS) -> NDArray[np.int64]:
-    """At most so many of the rows, evenly spread."""
-    return rows[:: max(1, -(-rows.size // most))]
-
-
 def _curves(evidence: Evidence) -> dict[str, FloatArray]:
     """ROC staircases of the attack for the figure: on canaries where there are enough, else requested and held-out."""
     design = coin_design(evidence)
@@ -466,10 +461,18 @@ def fleet_for(
     return Fleet(case.sets, store, device=case.spec.audit.device, engine=engine, fresh=fresh, watch=watch)
 
 
-def audit(spec: Spec, fleet: Fleet, *, command: str, case: Case | None = None) -> tuple[AuditResult, bytes]:
+def audit(
+    spec: Spec,
+    fleet: Fleet,
+    *,
+    command: str,
+    case: Case | None = None,
+    say: Callable[[str], None] | None = None,
+) -> tuple[AuditResult, bytes]:
     """The whole way: data, models, evidence, verdict. Returns the result and its evidence sidecar's bytes.
 
-    `case`: the prepared spec, where the caller has it already. Interrupted, the next call goes on from the store.
+    `case`: the prepared spec, where the caller has it already. say: is told before anything is trained what tier
+    `hours` takes. Interrupted, the next call goes on from the store.
     """
     started, clock = datetime.now(UTC), time.perf_counter()
     case = case or prepare(spec)
@@ -480,14 +483,27 @@ def audit(spec: Spec, fleet: Fleet, *, command: str, case: Case | None = None) -
     plan = plan_of(case, wanted, looked.groups.names)
     request, data, canaries = _request(case, wanted), data_record(case), _canary_record(case, wanted)
     keys = {name: [fleet.key(job) for job in group] for name, group in looked.asked.items()}
+    stress = plan_stress(case, wanted, fleet, models.original)
     registration = register(
-        store, plan, request=request, data=data, canaries=canaries, models=keys, groups=looked.groups.number
+        store,
+        plan,
+        request=request,
+        data=data,
+        canaries=canaries,
+        models=keys,
+        groups=looked.groups.number,
+        stress=None if stress is None else stress.document,
     )
+    if say is not None:
+        for sentence in _cost(models, stress):
+            say(sentence)
     made = _made(fleet, looked)
     there = {name: [one.key for one in group if not one.fault] for name, group in made.items()}
     read, left_out = _answered(made, looked)
     seen = {name: there[name] for name in looked.jobs}
     evidence = gather(looked, (*wanted.notes, *looked.groups.notes, *left_out), store, seen, read)
+    if stress is not None:
+        evidence = replace(evidence, stress=ask_stress(stress))
     sidecar = evidence.to_bytes()
     judgement = judge(evidence, plan)
     record = _oracle_record(fleet, models, made["oracles"]) if models.oracles else None
@@ -532,9 +548,21 @@ def audit(spec: Spec, fleet: Fleet, *, command: str, case: Case | None = None) -
         individuals=judgement.individuals,
         collateral=judgement.collateral,
         by_group=judgement.by_group,
+        stress=judgement.stress,
         privacy=_privacy_record(case, evidence, plan),
     )
     return result, sidecar
+
+
+def _cost(models: Models, stress: Stress | None) -> list[str]:
+    """What tier `hours` takes, in sentences; nothing of the other tiers."""
+    if stress is None:
+        return []
+    count = len(models.ensemble)
+    return [
+        f"{len(models.oracles)} retrainings, {count} further originals and {count} unlearnings of them",
+        stress.cost,
+    ]
 
 
 def _made(fleet: Fleet, looked: Looks) -> dict[str, list[Made]]:

@@ -25,6 +25,7 @@ from unlearnkit.attacks import (
     Quantization,
     RandomNeighbors,
     RetainRelearning,
+    RMIAOffline,
     Threshold,
     TwinProbe,
     TwoModel,
@@ -59,9 +60,11 @@ from unlearnkit.audits.findings import (
     single_examples,
     spread,
 )
+from unlearnkit.audits.gaps import Instruments
 from unlearnkit.audits.multiplicity import holm_families
 from unlearnkit.audits.rank import RankResult, oracle_rank, oracles_needed
 from unlearnkit.audits.roc import auc, clopper_pearson, tpr_at_fpr
+from unlearnkit.audits.stress_evidence import stress_flags, stress_sets
 from unlearnkit.audits.verdict import overall, state_of
 from unlearnkit.result import (
     Accuracy,
@@ -74,6 +77,7 @@ from unlearnkit.result import (
     Outcome,
     Quantity,
     State,
+    StressSets,
     Tier,
     Verdict,
 )
@@ -88,6 +92,7 @@ PROBES: dict[str, tuple[Probe, ...]] = {
     "examples": (*_OF_BOTH, RandomNeighbors(), TwinProbe()),
     "class": (*_OF_BOTH, LinearProbe(), ClassSeparability()),
 }
+OF_OTHER_SETS = Instruments({"RMIA": RMIAOffline()})  # beside accuracies and margins
 PROBED = 19  # oracles that the probes are put to as well, at most: enough to reject at 0.05
 
 # The standard of this battery; tolerances have theirs in `Tolerances`.
@@ -113,6 +118,7 @@ class Judgement:
     individuals: Individuals | None
     collateral: Collateral | None
     by_group: Collateral | None
+    stress: StressSets | None
 
 
 def nonstandard(plan: Plan) -> tuple[str, ...]:
@@ -257,10 +263,12 @@ def judge(evidence: Evidence, plan: Plan) -> Judgement:
     singles = single_examples(evidence, plan)
     copies = compressed(evidence, plan, ATTACKS[0])
     noticed = design is not None and judged["audited"][-1][0].p_adjusted <= plan.significance
+    others = _other_sets(evidence, plan)
     flags = (
         *_flags(evidence, plan, design, trace=trace, caught=caught),
         *([] if noticed else _comes_back(copies, plan)),
         *_flagged(singles),
+        *(stress_flags(others) if others is not None else ()),
         *evidence.notes,
     )
     return Judgement(
@@ -279,7 +287,15 @@ def judge(evidence: Evidence, plan: Plan) -> Judgement:
         individuals=singles,
         collateral=other_classes(evidence, plan),
         by_group=by_group(evidence, plan),
+        stress=others,
     )
+
+
+def _other_sets(evidence: Evidence, plan: Plan) -> StressSets | None:
+    """Tier `hours`: what the method does to other sets than the requested one."""
+    if evidence.stress is None:
+        return None
+    return stress_sets(evidence.stress, classes=plan.classes, confidence=plan.confidence, instruments=OF_OTHER_SETS)
 
 
 def _arm(evidence: Evidence) -> int:

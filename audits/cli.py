@@ -69,6 +69,7 @@ DeviceOption = Annotated[
     str | None, typer.Option(help="cpu, cuda or cuda:N; overrides the spec's audit.device.", show_default=False)
 ]
 
+MANY = 10  # jobs that are worth lines of their own where there is no terminal
 BUG = 70  # neither a verdict nor wrong use: a fault of this program
 INTERRUPTED = 130  # what shells give a command that Ctrl-C ended
 
@@ -105,10 +106,13 @@ def _progress(title: str) -> Iterator[Watch]:
     )
     with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar:
         task = bar.add_task(title, total=None, left="")
-        told = -1
+        told, total = -1, 0
 
         def watch(fleet: FleetProgress) -> None:
-            nonlocal told
+            nonlocal told, total
+            if fleet.total != total and fleet.total - fleet.kept >= MANY:
+                told = -1  # another long stretch
+            total = fleet.total
             left = _left(fleet)
             running = ", ".join(fleet.running[:2]) + (
                 f" and {len(fleet.running) - 2} more" if fleet.running[2:] else ""
@@ -265,7 +269,7 @@ def audit(
     case = prepare(spec, sealed=out / "canaries.json")
     with _progress("audit") as watch:
         fleet = fleet_for(case, _store(store, out), engine=engine, fresh=fresh, watch=watch)
-        result, sidecar = run_audit(spec, fleet, command=_command(), case=case)
+        result, sidecar = run_audit(spec, fleet, command=_command(), case=case, say=_say_cost)
     _finish(out, result, sidecar, letterhead)
     raise typer.Exit(EXIT_CODES[result.verdict.word])
 
@@ -297,7 +301,7 @@ def worst_case(
         fleet = fleet_for(case, _store(store, out), engine=engine, fresh=fresh, watch=watch)
         work = plan(case, fleet, ATTACKS)
         for said in work.cost:
-            console.print(f"cost: {said}", markup=False, highlight=False, soft_wrap=True)
+            _say_cost(said)
         result, evidence = find(work, instruments=_instruments(), command=_command())
     path = save_worst_case(out, result, evidence)
     write_page(path, out / "worst_case.pdf")
@@ -308,6 +312,10 @@ def worst_case(
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _say_cost(said: str) -> None:
+    console.print(f"cost: {said}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _instruments() -> Instruments:

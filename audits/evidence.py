@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load, save
 from scipy.special import expit
 
+from unlearnkit.audits.stress_evidence import StressEvidence
 from unlearnkit.result import Flag, UsageError
 
 FloatArray = NDArray[np.float64]
@@ -77,6 +78,7 @@ class Evidence:
     swapped: FloatArray | None = None  # margins after trading places, [pair, 2, first of the requested points]
     swapped_forget: NDArray[np.uint8] | None = None  # what the first model of each pair forgot, [pair, point]
     notes: tuple[Flag, ...] = ()  # what a reader must know of the points
+    stress: StressEvidence | None = None  # other sets than the requested one
 
     def __post_init__(self) -> None:
         points_shape = self.group.shape
@@ -196,6 +198,7 @@ class Evidence:
             beside_retained=_nobody(),
             swapped=None,
             swapped_forget=None,
+            stress=None,
         )
 
     def stack(self, arrays: Mapping[str, FloatArray], target: str) -> FloatArray:
@@ -228,6 +231,8 @@ class Evidence:
         for name in ("ensemble", "swapped", "swapped_forget"):
             if (part := getattr(self, name)) is not None:
                 arrays[name] = part
+        if self.stress is not None:
+            arrays |= self.stress.to_arrays()
         return save({name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)})
 
     @property
@@ -277,6 +282,7 @@ class Evidence:
                 notes=tuple(Flag(**note) for note in json.loads(arrays["notes"].tobytes()))
                 if "notes" in arrays
                 else (),
+                stress=StressEvidence.from_arrays(arrays),
             )
         except Exception as error:
             raise UsageError(f"{what}: not readable as the evidence of an audit ({error})") from error

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 
 from unlearnkit.audits.apart import SearchSeeds
-from unlearnkit.audits.arena import Arena, Found
+from unlearnkit.audits.arena import Arena, Found, Rows
 from unlearnkit.audits.pool_search import By, Ranked, nearest_neighbors, pool_search
 from unlearnkit.jobs import TrainJob
 from unlearnkit.masks import State, random_halves
@@ -47,36 +47,53 @@ class Pool:
         return References(self.margins[models][:, points, None], state[models][:, points])
 
 
-def pool_of(arena: Arena, models: int, seeds: SearchSeeds) -> Pool:
-    """Train the pool, or take it from the store. Raises `UsageError` for a number that is odd or below 2."""
+def pool_jobs(arena: Arena, models: int, seeds: SearchSeeds) -> list[TrainJob]:
+    """The trainings of a pool, each on its half. Raises `UsageError` for a number that is odd or below 2."""
     if models < 2 or models % 2:
         raise UsageError(f"worst_case.pool: models come in pairs of complementary halves, got {models}")
-    trained = random_halves(arena.trained.size, models, seed=seeds.draw("pool halves", 1)[0])
-    jobs = [
+    return [
         TrainJob(f"pool {i + 1}", arena.recipe, seed, arena.trained[row])
-        for i, (seed, row) in enumerate(zip(seeds.draw("pool", models), trained, strict=True))
+        for i, (seed, row) in enumerate(zip(seeds.draw("pool", models), _halves(arena, models, seeds), strict=True))
     ]
-    return Pool(arena.margins(jobs), trained, tuple(arena.fleet.key(job) for job in jobs))
 
 
-def search_pool(arena: Arena, pool: Pool, *, size: int, by: By, partial: bool = False) -> Found:
-    """The hardest set by what the pool knows; see `pool_search` for the scores."""
+def _halves(arena: Arena, models: int, seeds: SearchSeeds) -> Bool[np.ndarray, "model n"]:
+    return random_halves(arena.trained.size, models, seed=seeds.draw("pool halves", 1)[0])
+
+
+def pool_of(arena: Arena, models: int, seeds: SearchSeeds) -> Pool:
+    """Train the pool, or take it from the store. Raises `UsageError` for a number that is odd or below 2."""
+    jobs = pool_jobs(arena, models, seeds)
+    keys = tuple(arena.fleet.key(job) for job in jobs)
+    return Pool(arena.margins(jobs), _halves(arena, models, seeds), keys)
+
+
+def search_pool(
+    arena: Arena, pool: Pool, *, size: int, by: By, partial: bool = False, among: Rows | None = None
+) -> Found:
+    """The hardest set by what the pool knows; see `pool_search` for the scores.
+
+    among: the places that may be chosen, in ascending order; all by default. Not with neighbors, which may be any.
+    """
+    if among is not None and by == "neighbors":
+        raise UsageError("worst_case.pool: influence of neighbors is asked of all training examples, not of a part")
+    among = np.arange(arena.trained.size) if among is None else among
     neighbors = None
     if by == "neighbors":
         neighbors = nearest_neighbors(features_of(arena), min(NEIGHBORS, arena.trained.size - 1))
     ranked: Ranked = pool_search(
-        pool.own,
-        pool.trained,
+        pool.own[:, among],
+        pool.trained[:, among],
         size=size,
         by=by,
-        ids=arena.ids[: arena.trained.size],
+        ids=arena.ids[among],
         neighbors=neighbors,
         partial=partial,
     )
     return Found(
         by if by == "mislabeled" else f"pool-{by}",
         "",
-        ranked.places,
+        among[ranked.places],
         ranked.scores,
         UNITS[by],
         flags=ranked.flags,
@@ -95,4 +112,4 @@ def features_of(arena: Arena) -> Float[np.ndarray, "n d"]:
     return seen.features
 
 
-__all__ = ["Pool", "features_of", "pool_of", "search_pool"]
+__all__ = ["UNITS", "Pool", "features_of", "pool_jobs", "pool_of", "search_pool"]

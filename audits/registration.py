@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -29,13 +30,15 @@ def register(
     canaries: CanaryRecord | None,
     models: dict[str, Any],
     groups: NDArray[np.int64] | None = None,
+    stress: Mapping[str, Any] | None = None,
 ) -> Registration:
     """Write the document to the store, under its hash, and return both.
 
     models: the content keys of what will be looked at; they name recipe, method, rows and seeds before anything is
-    trained. groups: the number of each held-out example's group, where the audit compares groups.
+    trained. groups: the number of each held-out example's group, where the audit compares groups. stress: the rules
+    by which other sets are found, where there are some.
     """
-    document = {
+    document: dict[str, Any] = {
         "battery": BATTERY,
         "plan": dataclasses.asdict(plan),
         "request": dataclasses.asdict(request),
@@ -44,6 +47,8 @@ def register(
         "models": models,
         "groups": grouped(groups),
     }
+    if stress is not None:
+        document["stress"] = dict(stress)
     plain = json_plain(document)
     digest = content_key(plain)
     store.note(f"registrations/{digest}.json", canonical(plain).encode())

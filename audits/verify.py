@@ -34,6 +34,7 @@ JUDGED = (
     "individuals",
     "collateral",
     "by_group",
+    "stress",
 )
 
 
@@ -162,6 +163,8 @@ def _verdict(result: AuditResult, sidecar: bytes, path: Path) -> Check:
     pairs.append(("captions", result.captions, captions(evidence)))
     pairs.append(("tolerances", result.tolerances, _settings(result).get("tolerances", result.tolerances)))
     pairs += _registered(result, plan, evidence)
+    if evidence.stress is not None:
+        pairs.append(("stress.sets", evidence.stress.planned, evidence.stress.done))
     if result.privacy is not None:
         measured = measured_epsilon(evidence, plan, delta=result.privacy.delta) or (None, 0, 0)
         stated = (result.privacy.measured, result.privacy.correct, result.privacy.guesses)
@@ -224,6 +227,7 @@ def _registered(result: AuditResult, plan: Plan, evidence: Evidence) -> list[tup
         ("registration.data", document.get("data"), result.data.fingerprint),
         ("registration.models", asked, there),
         *_models(result, names, evidence),
+        ("registration.stress", document.get("stress"), evidence.stress and json_plain(dict(evidence.stress.document))),
         ("registration.canaries", document.get("canaries"), result.canaries and result.canaries.commitment),
         ("registration.groups", document.get("groups"), grouped(evidence.answer_group)),
     ]

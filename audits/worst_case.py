@@ -23,7 +23,8 @@ from unlearnkit.audits.attack_search import AttackSearch, attack_search
 from unlearnkit.audits.audit import data_record, original_job
 from unlearnkit.audits.bilevel import Bilevel, bilevel
 from unlearnkit.audits.case import Case, lend
-from unlearnkit.audits.certificate import UA, Certificate, Instruments, Scale, certify
+from unlearnkit.audits.certificate import Certificate, Instruments, Scale, certify
+from unlearnkit.audits.gaps import told
 from unlearnkit.audits.pool import features_of, pool_of, search_pool
 from unlearnkit.audits.pool_search import By
 from unlearnkit.audits.simplex import check_size
@@ -319,20 +320,7 @@ def _sentences(found: Mapping[str, Found], certificate: Certificate, work: Work)
         if one.trace:
             moved = f"; the search exchanged {100 * (1 - one.trace[-1].overlap):.0f} % of its random start"
         said.append(f"{name}: {one.places.size:,} of {n:,} training examples{moved}.")
-        for row in certificate.hardness:
-            if row.set != name:
-                continue
-            if row.measure == "retrained UA":
-                said.append(
-                    f"Models retrained without them answer {row.found:.1f} % of them wrong ({UA}); of random sets "
-                    f"{row.random.value:.1f} %."
-                )
-            elif row.measure == "average gap":
-                times = "" if row.ratio is None else f", {row.ratio:.1f} times as much"
-                said.append(
-                    f"{row.method}: average gap {row.found:.2f} points on this set, {row.random.value:.2f} on random "
-                    f"sets{times} (exact p = {row.p:.2g}, {work.scale.random} random sets)."
-                )
+        said += told(name, certificate.hardness, work.scale.random)
         if one.search == "attack":
             said.append(_kept(one, name, certificate, work))
     return said

@@ -25,6 +25,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load
 
 from unlearnkit.reports.letterhead import language
+from unlearnkit.reports.pictures import drawable
 from unlearnkit.result import Interval, Outcome, UsageError
 
 FORGET, HEADS, TWINS, TAILS = 0, 1, 2, 3  # values of `points/group`
@@ -72,6 +73,7 @@ class Arrays:
     audited: Float[ndarray, " p"]
     oracles: Float[ndarray, "n p"] | None
     roc: dict[str, Curve]  # "original", "audited", "oracles"
+    images: UInt8[ndarray, "k c h w"] | None = None  # of the hardest examples of another set
 
     def has(self, group: int) -> bool:
         """Whether any point belongs to this group."""
@@ -119,6 +121,7 @@ def read_arrays(evidence: bytes, *, what: str = "evidence") -> Arrays:
         audited=audited,
         oracles=oracles if oracles is not None and oracles.ndim == 2 and len(oracles) else None,
         roc={model: found for model, found in curves.items() if found is not None},
+        images=found.get("stress/images") if drawable(found.get("stress/images")) else None,
     )
 
 

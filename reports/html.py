@@ -16,6 +16,7 @@ from typing import Any
 
 from unlearnkit.reports import figures
 from unlearnkit.reports.letterhead import Letterhead, logo_kind
+from unlearnkit.reports.pictures import png
 from unlearnkit.reports.view import as_printed, belongs, visible
 from unlearnkit.result import AuditResult
 
@@ -68,6 +69,9 @@ dd { margin: 0; }
 dl.words dt { color: #1d1d1d; font-weight: bold; }
 .lines { display: grid; grid-template-columns: 1fr 1fr; gap: 48px 32px; margin-top: 48px; }
 .lines div { border-top: 1px solid #1d1d1d; font-size: 0.86em; }
+.shade { display: block; padding: 2px 4px; text-align: center; }
+.ten { display: grid; grid-template-columns: repeat(5, 1fr); gap: 14px 10px; text-align: center; font-size: 0.82em; }
+.ten img { height: 72px; max-width: 100%; object-fit: contain; image-rendering: pixelated; }
 .state { font-weight: bold; font-size: 0.9em; }
 .PASS { color: #1b7a3a; } .CONSISTENT { color: #1f5f86; } .FAIL { color: #b3261e; } .INCONCLUSIVE { color: #8f5b00; }
 .LEAK_BELOW_TOLERANCE { color: #636b00; } .INVALID { color: #555; }
@@ -85,6 +89,7 @@ dl.words dt { color: #1d1d1d; font-weight: bold; }
   td::before { content: attr(data-label); position: absolute; left: 0; width: 40%; color: #5c5c5c; }
   td:first-child { font-weight: bold; padding-left: 0; }
   td:first-child::before { content: none; }
+  .ten { grid-template-columns: repeat(2, 1fr); }
   dl.words { display: block; }
   dl.words dd { margin-bottom: 8px; }
 }
@@ -112,6 +117,7 @@ def render(result: AuditResult, evidence: bytes, letterhead: Letterhead | None =
             page.accuracy(),
             page.tests(),
             page.beside(),
+            page.stress(arrays),
             page.controls(),
             page.large_figures(arrays),
             page.limits(),
@@ -541,6 +547,67 @@ class _Page:
         kind = ' class="FAIL"' if p["follows"] == "broken" else ""
         follows = f"<p{kind}><b>{_text(words['privacy-follows'][p['follows']])}</b></p>"
         return self.part(words["privacy"], f"<p>{self.word('privacy-note')}</p>{table}{follows}")
+
+    def stress(self, arrays: figures.Arrays) -> str:
+        found, words = self.view["stress"], self.words
+        if not found:
+            return ""
+        parts = [f"<h2>{self.word('stress')}</h2><p>{self.word('stress-note')}</p>"]
+        parts += [f"<p>{self.computed(sentence)}</p>" for sentence in found["sentences"]]
+        if found["columns"]:
+            named = ((_text(found["method"]), found["method-row"]), (self.word("stress-floor"), found["floor-row"]))
+            heads = [words["stress-model"], *found["columns"]]
+            rows = [[name, *(self.shade(cell) for cell in cells)] for name, cells in named]
+            note = f"<p><small>{self.word('stress-matrix-note')}</small></p>"
+            parts.append(self.part(words["stress-matrix"], note + self.table(heads, rows, "numbers shades")))
+        if found["hardest"]:
+            parts.append(self.hardest(found, arrays))
+        if found["columns"]:
+            rows = [
+                [_text(one["name"]), _text(one["size"]), *(self.span(rate) for rate in one["rates"])]
+                for one in found["sets"]
+            ]
+            note = f"<p><small>{self.around('stress-retrained-note', _text(found['confidence']))}</small></p>"
+            table = self.table(words["stress-retrained-heads"], rows, "numbers")
+            parts.append(self.part(words["stress-retrained"], note + table))
+        if found["measures"]:
+            rows = [
+                [
+                    *(_text(row[name]) for name in ("set", "name", "audited", "oracles")),
+                    self.span(row["gap"]),
+                    _text(row["p"]),
+                ]
+                for row in found["measures"]
+            ]
+            heads = [*words["stress-measures-heads"], words["heads"]["p"]]
+            note = f"<p><small>{self.word('stress-measures-note')}</small></p>"
+            parts.append(self.part(words["stress-measures"], note + self.table(heads, rows, "numbers")))
+        if found["left-out"]:
+            parts.append(self.part(words["stress-left-out"], self.list(map(self.computed, found["left-out"]))))
+        if found["more"] != "0":
+            parts.append(f"<small>{_text(words['more'][0])} {_text(found['more'])} {self.word('stress-more')}</small>")
+        return "\n".join(parts)
+
+    def shade(self, cell: dict[str, str]) -> str:
+        return f'<span class="shade" style="background:{_text(cell["fill"])}">{_text(cell["text"])}</span>'
+
+    def hardest(self, found: dict[str, Any], arrays: figures.Arrays) -> str:
+        images = () if arrays.images is None else arrays.images
+        shown = []
+        for one, image in zip_longest(found["hardest"], images[: len(found["hardest"])]):
+            drawn = ""
+            if image is not None:
+                alt = _text(f"{one['id']}, {one['label']}")
+                drawn = f'<img src="data:image/png;base64,{base64.b64encode(png(image)).decode()}" alt="{alt}"><br>'
+            said = f"{_text(one['id'])}<br><small>{_text(one['label'])}, {_text(one['score'])}</small>"
+            shown.append(f"<div>{drawn}{said}</div>")
+        title, note = self.words["stress-hardest"]
+        none = "" if len(images) else f"<p><small>{self.word('stress-no-images')}</small></p>"
+        return self.part(
+            f"{title} {found['hardest-set']}",
+            f"<p><small>{_text(note)} {self.computed(found['unit'])}.</small></p>"
+            f'<div class="ten">{"".join(shown)}</div>{none}',
+        )
 
     def controls(self) -> str:
         said = [

@@ -25,7 +25,19 @@ from pypdf.errors import PyPdfError
 
 from unlearnkit.reports import figures
 from unlearnkit.reports.letterhead import LETTERHEAD, Letterhead
-from unlearnkit.reports.view import AUDIT, PAGE_ONE, as_printed, belongs, read_audit, row_height, started, visible, walk
+from unlearnkit.reports.pictures import png
+from unlearnkit.reports.view import (
+    AUDIT,
+    HARDEST,
+    PAGE_ONE,
+    as_printed,
+    belongs,
+    read_audit,
+    row_height,
+    started,
+    visible,
+    walk,
+)
 from unlearnkit.result import AuditResult, UsageError
 from unlearnkit.store import write_atomic
 
@@ -68,6 +80,8 @@ def render(result: AuditResult, evidence: bytes, letterhead: Letterhead | None =
         (root / "view.json").write_text(json.dumps(view, ensure_ascii=False), encoding="utf-8")
         for file, drawing in drawings.items():
             (root / f"{file}.svg").write_bytes(drawing)
+        for i, image in enumerate(() if arrays.images is None else arrays.images[:HARDEST]):
+            (root / f"hard-{i}.png").write_bytes(png(image))
         return _typeset(TEMPLATE.read_bytes(), root, started(result))
 
 

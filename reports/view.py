@@ -11,8 +11,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from unlearnkit.hardest import FOUND
 from unlearnkit.reports import figures, numbers
 from unlearnkit.reports.letterhead import Letterhead, logo_kind
+from unlearnkit.reports.pictures import shaded
 from unlearnkit.result import (
     Accuracy,
     AuditResult,
@@ -24,6 +26,7 @@ from unlearnkit.result import (
     PrivacyRecord,
     Quantity,
     Registration,
+    StressSets,
     UsageError,
     evidence_path,
 )
@@ -31,6 +34,9 @@ from unlearnkit.result import (
 AUDIT = "audit.json"  # the name of the attached result
 PAGE_ONE = {"tests": 10, "controls": 6}  # how many of them
 CLASSES = 15  # rows of their table, and of the list of failed retrainings
+SETS = 10  # columns of the picture of other sets
+HARDEST = 10  # examples of one of them
+RATES = ("UA", "RA", "TA")
 LETTERS = {  # on page one; the pages behind it have the full text
     "organization": 90,
     "id": 40,
@@ -171,6 +177,7 @@ def as_printed(result: AuditResult, letterhead: Letterhead, audit: str, arrays: 
         "collateral": result.collateral and _collateral(result.collateral, forgotten=request.class_name),
         "by_group": result.by_group and _collateral(result.by_group, forgotten=None),
         "privacy": result.privacy and _privacy(result.privacy),
+        "stress": result.stress and _stress(result.stress, 0 if arrays.images is None else len(arrays.images)),
         "registration": result.registration and _registration(result.registration),
         "request": {
             "id": request.id,
@@ -368,6 +375,67 @@ def _privacy(record: PrivacyRecord) -> dict[str, Any]:
         "correct": numbers.number(record.correct),
         "confidence": numbers.share(record.confidence),
         "follows": follows,
+    }
+
+
+def _points(rate: Interval) -> dict[str, Any]:
+    """A percentage with one decimal: 99.6 is not 100."""
+    return {
+        name: None if value is None else numbers.fixed(value, 1)
+        for name, value in (("value", rate.value), ("low", rate.low), ("high", rate.high))
+    }
+
+
+def _stress(found: StressSets, images: int) -> dict[str, Any]:
+    """Sets across, the found ones first; measures of the found ones. images: of so many hardest examples."""
+    sets = sorted(found.sets, key=lambda one: one.kind != FOUND)[:SETS]
+    shown = {one.name for one in sets if one.kind == FOUND}
+    cells = {cell.set: cell for cell in found.cells}
+    rows = {
+        "method": [cells[one.name].average_gap.value if one.name in cells else None for one in sets],
+        "floor": [cells[one.name].floor if one.name in cells else None for one in sets],
+    }
+    most = max((value for values in rows.values() for value in values if value is not None), default=0.0)
+    return {
+        "method": found.method,
+        "sentences": list(found.sentences),
+        "confidence": numbers.share(found.confidence),
+        "columns": [shorten(one.name, LETTERS["name"]) for one in sets],
+        **{f"{name}-row": [shaded(value, most, places=1) for value in values] for name, values in rows.items()},
+        "sets": [
+            {
+                "name": shorten(one.name, LETTERS["name"]),
+                "size": numbers.number(one.size),
+                "rates": [_points(one.retrained[name]) for name in RATES if name in one.retrained],
+            }
+            for one in sets
+        ],
+        "measures": [
+            {
+                "set": shorten(cell.set, LETTERS["name"]),
+                "name": f"{measure.name}{f', {measure.unit}' if measure.unit else ''}",
+                "audited": numbers.number(measure.audited.value),
+                "oracles": numbers.number(measure.oracles.value),
+                "gap": numbers.limits(measure.gap),
+                "p": numbers.DASH if measure.p is None else numbers.p_value(measure.p),
+            }
+            for cell in found.cells
+            if cell.set in shown
+            for measure in cell.measures
+        ],
+        "hardest-set": found.hardest_set,
+        "unit": found.unit,
+        "hardest": [
+            {
+                "file": f"hard-{i}.png" if i < images else "",
+                "id": shorten(one.id, LETTERS["name"]),
+                "label": shorten(one.label, LETTERS["name"]),
+                "score": numbers.number(one.score),
+            }
+            for i, one in enumerate(found.hardest[:HARDEST])
+        ],
+        "left-out": [shorten(why, LETTERS["fault"]) for why in found.left_out[:SETS]],
+        "more": str(max(0, len(found.sets) - SETS) + max(0, len(found.left_out) - SETS)),
     }
 
 

@@ -6,7 +6,6 @@ A pure function of worst_case.json and its images, typeset like the report; both
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import tempfile
 from collections.abc import Sequence
@@ -15,21 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
-from PIL import Image
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
 from unlearnkit.hardest import FOUND, RANDOM, WorstCase
 from unlearnkit.reports import numbers
 from unlearnkit.reports.pdf import _printable, _typeset
+from unlearnkit.reports.pictures import drawable, png, shaded
 from unlearnkit.result import Interval, UsageError
 from unlearnkit.store import write_atomic
 
 TEMPLATE = Path(__file__).with_name("worst_case.typ")
 JSON = "worst_case.json"
-SHADES = ((255, 255, 255), (214, 84, 62))  # no gap, the largest gap
-PIXELS = 96  # least height of a picture
 STEPS = 6  # rows of the trace
 
 
@@ -68,22 +64,7 @@ def _pictures(evidence: bytes) -> tuple[list[bytes], list[int]]:
         images, labels = arrays["images"], arrays["labels"]
     except (SafetensorError, KeyError) as error:
         raise UsageError(f"evidence: holds no images ({error})") from error
-    if images.ndim != 4 or images.shape[1] not in (1, 3) or images.dtype != np.uint8:
-        return [], []
-    return [_png(image) for image in images], labels.tolist()
-
-
-def _png(image: UInt8[np.ndarray, "c h w"]) -> bytes:
-    times = max(1, -(-PIXELS // image.shape[1]))
-    large = np.repeat(np.repeat(image, times, axis=1), times, axis=2).transpose(1, 2, 0)
-    file = io.BytesIO()
-    Image.fromarray(large[..., 0] if large.shape[2] == 1 else large).save(file, format="PNG")
-    return file.getvalue()
-
-
-def _shade(value: float, most: float) -> str:
-    share = min(1.0, max(0.0, value / most)) if most > 0 else 0.0
-    return "#" + "".join(f"{round(a + share * (b - a)):02x}" for a, b in zip(*SHADES, strict=True))
+    return ([png(image) for image in images], labels.tolist()) if drawable(images) else ([], [])
 
 
 def _view(result: WorstCase, labels: Sequence[int]) -> dict[str, Any]:
@@ -110,8 +91,8 @@ def _view(result: WorstCase, labels: Sequence[int]) -> dict[str, Any]:
             {
                 "method": method,
                 "cells": [
-                    *(_cell_view(gaps[method, one.name], most) for one in found),
-                    _cell_view(beside[method], most),
+                    *(shaded(gaps[method, one.name], most, places=2) for one in found),
+                    shaded(beside[method], most, places=2),
                 ],
             }
             for method in result.methods
@@ -161,12 +142,6 @@ def _view(result: WorstCase, labels: Sequence[int]) -> dict[str, Any]:
         "fingerprint": next(one.fingerprint for one in found if one.name == first.set),
         "numbers": {"oracles": str(result.oracles), "unlearnings": str(result.unlearnings), "seed": str(result.seed)},
     }
-
-
-def _cell_view(value: float | None, most: float) -> dict[str, str]:
-    if value is None:
-        return {"text": numbers.DASH, "fill": _shade(0.0, most)}
-    return {"text": numbers.fixed(value, 2), "fill": _shade(value, most)}
 
 
 def _limits(interval: Interval) -> str:

@@ -66,6 +66,7 @@ def result_of(made: Evidence, fixed: Plan, *, missing: tuple[str, ...] = ()) -> 
         individuals=judged.individuals,
         collateral=judged.collateral,
         by_group=judged.by_group,
+        stress=judged.stress,
         registration=None,
         privacy=None,
     )

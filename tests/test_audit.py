@@ -16,9 +16,9 @@ import torch
 from safetensors.numpy import load
 
 from unlearnkit import jobs
-from unlearnkit.audits.audit import MOST_BESIDE, _sample, audit, fleet_for, save_audit
+from unlearnkit.audits.audit import MOST_BESIDE, audit, fleet_for, save_audit
 from unlearnkit.audits.battery import BATTERY, ORACLES, PROBES
-from unlearnkit.audits.case import demand, prepare
+from unlearnkit.audits.case import demand, evenly, prepare
 from unlearnkit.audits.evidence import Evidence, Group
 from unlearnkit.audits.spec import Spec, parse_spec
 from unlearnkit.audits.verify import verify_file
@@ -498,7 +498,7 @@ def test_saving_is_whole_or_not_at_all(store: Store, tmp_path: Path) -> None:
 
 
 def test_a_sample_of_a_large_set_is_spread_evenly() -> None:
-    rows = _sample(np.arange(12_000))
+    rows = evenly(np.arange(12_000))
     assert len(rows) == 4000
     assert set(np.diff(rows)) == {3}
-    assert _sample(np.arange(5, 100)).tolist() == list(range(5, 100))
+    assert evenly(np.arange(5, 100)).tolist() == list(range(5, 100))

@@ -19,6 +19,7 @@ from unlearnkit.audits.certificate import Instruments, Scale, certify
 from unlearnkit.audits.pool import pool_of
 from unlearnkit.jobs import GivenModel
 from unlearnkit.methods import ClassVectors, FineTune, Retrain
+from unlearnkit.observing import observe
 from unlearnkit.result import UsageError
 from unlearnkit.train import fit
 from unlearnkit.types import Access, Method, Need
@@ -71,7 +72,9 @@ def test_the_numbers_are_those_of_the_models(arena):
         arena.unlearned(FineTune(epochs=1), np.arange(6), seed=s)
         for s in EvaluationSeeds(0).draw("FineTune on hard", 2)
     ]
-    right = arena.margins([*audited, *oracles]) > 0
+    arena.fleet.run([*audited, *oracles])
+    seen = [observe(arena.fleet.read(job), arena.fleet.bench.points(arena.points)) for job in (*audited, *oracles)]
+    right = np.stack([one.right() for one in seen])
     rates = 100 * np.stack([1 - right[:, :6].mean(1), right[:, 6:60].mean(1), right[:, 60:].mean(1)], axis=1)
     by_name = {m.name: m for m in cell.measures}
     for i, name in enumerate(("UA", "RA", "TA")):

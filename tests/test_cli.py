@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 from unlearnkit.attacks import ATTACKS, LABEL_ONLY, PROBES
 from unlearnkit.audits import cli
 from unlearnkit.audits.battery import PROBES as PROBES_OF
+from unlearnkit.fleet import Progress
 from unlearnkit.methods import METHODS
 from unlearnkit.result import AuditResult
 
@@ -475,3 +476,13 @@ def test_a_full_disk_loses_nothing(tmp_path):
     again = subprocess.run(command("audit", "spec.toml", "--out", "out"), cwd=tmp_path, capture_output=True, text=True)
     assert again.returncode in (0, 1, 3)
     assert kept(tmp_path / "out" / "store") == before
+
+
+def test_where_there_is_no_terminal_every_long_stretch_has_lines_of_its_own(capsys):
+    with cli._progress("audit") as watch:
+        for total in (20, 3, 12):
+            for done in range(total + 1):
+                watch(Progress(total, done, 0, 0, (), 1.0))
+    lines = [line.split(",")[0] for line in capsys.readouterr().err.splitlines()]
+    assert lines.count("audit: 20 of 20") == lines.count("audit: 0 of 12") == lines.count("audit: 12 of 12") == 1
+    assert not [line for line in lines if line.endswith("of 3")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import functools
+import io
 import json
 import re
 import shutil
@@ -12,9 +13,12 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
+from safetensors.numpy import load
 from sample_result import sample
-from test_report import HOSTILE, hostile, pages_of, written
+from test_report import HOSTILE, hostile, pages_of, pictured, written
 
 from unlearnkit.reports import card, html
 from unlearnkit.reports.letterhead import Letterhead, language
@@ -75,7 +79,7 @@ def squeezed(text: str) -> str:
     return re.sub(r"[\s\u200b]", "", text.replace("\ufb01", "fi"))
 
 
-@pytest.mark.parametrize("variant", ["fail", "privacy"])
+@pytest.mark.parametrize("variant", ["fail", "privacy", "hours"])
 def test_what_the_pdf_says_stands_in_the_html(variant: str) -> None:
     """Every sentence of the PDF, but for references to pages."""
     result, text = sample(variant).result, squeezed(read(variant).text)
@@ -96,6 +100,21 @@ def test_what_the_pdf_says_stands_in_the_html(variant: str) -> None:
     for title in ("scope", "accuracy", "results", "each", "limits", "glossary", "mapping", "record", "registration"):
         assert words[title] in read(variant).text
     assert ("Private training" in read(variant).text) == (variant == "privacy")
+
+
+def test_the_hardest_examples_are_images_within_the_file() -> None:
+    example = pictured()
+    assert example.result.stress is not None
+    found = Reading(html.render(example.result, example.evidence).decode())
+    images = [attributes for tag, attributes in found.elements if tag == "img"]
+    assert [image["alt"] for image in images] == [f"digits/{i:04d}, {i}" for i in range(10)]
+    sources = [str(image["src"]).partition("data:image/png;base64,")[2] for image in images]
+    truth = load(example.evidence)["stress/images"][:, 0]
+    for source, image in zip(sources, truth, strict=True):
+        drawn = np.asarray(Image.open(io.BytesIO(base64.b64decode(source))))
+        np.testing.assert_array_equal(drawn[::12, ::12], image)  # every pixel a square of 12 by 12
+    for sentence in (*example.result.stress.sentences, *example.result.stress.left_out):
+        assert squeezed(sentence) in squeezed(found.text)
 
 
 def test_it_asks_nobody_for_anything() -> None:

@@ -25,8 +25,9 @@ from safetensors.numpy import load, save
 from sample_result import FAULT, VARIANTS, Sample, outcome, sample
 
 from unlearnkit.reports import figures, numbers
-from unlearnkit.reports.letterhead import language
+from unlearnkit.reports.letterhead import Letterhead, language
 from unlearnkit.reports.pdf import attachments, render, write_report
+from unlearnkit.reports.pictures import shaded
 from unlearnkit.result import (
     Collateral,
     Evidence,
@@ -146,7 +147,7 @@ def test_figures_are_described_in_words() -> None:
 def test_tables_have_headers(variant: str) -> None:
     tree = reader(rendered(variant)).trailer["/Root"]["/StructTreeRoot"]
     tables = [element for element in elements(tree["/K"]) if element.get("/S") == "/Table"]
-    assert len(tables) == {"hours": 8, "privacy": 9}[variant]
+    assert len(tables) == {"hours": 11, "privacy": 9}[variant]
     for table in tables:
         kinds = [element.get("/S") for element in elements(table["/K"])]
         assert kinds.count("/TH") >= 2
@@ -347,6 +348,48 @@ def test_comparisons_stand_beside_their_floor() -> None:
     assert "turn called the audited one. 4.33 4.35 0.25 (−0.41 to 1.77) 0.050" in found
     assert "KLoM, 95th percentile, nats 32 unlearned against 32 retrained models;" in found
     assert "retrained against retrained ones. 3.01 – 1.98 –" in found
+
+
+@functools.cache
+def pictured() -> Sample:
+    """The audit of tier `hours` with the images of its ten hardest examples."""
+    example = sample("hours")
+    images = np.random.default_rng(0).integers(0, 256, (10, 1, 8, 8)).astype(np.uint8)
+    evidence = save({**load(example.evidence), "stress/images": images})
+    named = dataclasses.replace(example.result.evidence, sha256=hashlib.sha256(evidence).hexdigest())
+    return Sample(dataclasses.replace(example.result, evidence=named), evidence)
+
+
+def test_other_sets_have_a_page_with_picture_and_images() -> None:
+    example = pictured()
+    stress = example.result.stress
+    assert stress is not None
+    pdf = render(example.result, example.evidence)
+    found = pages(pdf)
+    [at] = [i for i, page in enumerate(found) if page.startswith(language("en")["stress"])]
+    said = " ".join(found[at : at + 2])
+    for sentence in (*stress.sentences, *stress.left_out):
+        assert plain(sentence) in said
+    assert "Retrained once more 0.3 0.3 0.3 0.3 0.3 0.3" in said
+    assert "SalUn 22.4 19.4 16.4 13.4 10.4 7.4" in said
+    assert "digits/0009 9, 1.50" in said
+    assert "highest out-of-sample loss margin shift, σ 2.40 0.00 2.40 (0.70 to 4.10) 0.170" in said
+    tree = reader(pdf).trailer["/Root"]["/StructTreeRoot"]
+    alts = [str(element["/Alt"]) for element in elements(tree["/K"]) if element.get("/S") == "/Figure"]
+    assert [alt for alt in alts if alt.startswith("digits/")] == [f"digits/{i:04d}, {i}" for i in range(10)]
+    assert language("en")["stress-no-images"] not in said
+    assert language("en")["stress-no-images"] in " ".join(pages_of("hours"))  # without images names and scores are left
+    assert "digits/0009" in " ".join(pages_of("hours"))
+    assert pdf == render(example.result, example.evidence)
+    german = " ".join(pages(render(example.result, example.evidence, Letterhead(language="de"))))
+    assert "Andere Mengen zu vergessender Beispiele" in german
+
+
+def test_a_shaded_cell_is_white_for_nothing_and_red_for_the_largest() -> None:
+    assert shaded(0.0, 2.0, places=1) == {"text": "0.0", "fill": "#ffffff"}
+    assert shaded(2.0, 2.0, places=1) == {"text": "2.0", "fill": "#d6543e"}
+    assert shaded(None, 2.0, places=1) == {"text": "–", "fill": "#ffffff"}
+    assert shaded(0.0, 0.0, places=0)["fill"] == "#ffffff"
 
 
 def test_single_examples_come_with_what_their_p_counts() -> None:

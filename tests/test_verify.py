@@ -16,12 +16,14 @@ import pytest
 from audit_samples import class_evidence, evidence, plan, result_of
 from safetensors.numpy import load, save
 from sample_result import sample
+from stress_samples import stress_evidence
 
 from unlearnkit.audits import controls
 from unlearnkit.audits.audit import save_audit
 from unlearnkit.audits.battery import BATTERY
 from unlearnkit.audits.designs import Tolerances
 from unlearnkit.audits.evidence import Evidence
+from unlearnkit.audits.gaps import Answers, Looked
 from unlearnkit.audits.registration import register
 from unlearnkit.audits.verify import verify_file
 from unlearnkit.reports.pdf import render
@@ -44,6 +46,11 @@ def _few_shuffles() -> Iterator[None]:
 def written(kind: str = "examples") -> tuple[AuditResult, bytes]:
     if kind == "class":
         return result_of(class_evidence(1, oracles=19), plan(kind="class"))
+    if kind == "hours":
+        made = evidence(1, oracles=6, requested=12, twins=12, canaries=0, unlearned=6)
+        other = stress_evidence(1, found=("memorized", "class"), random=2, leak={"memorized": 4.0})
+        fixed = plan(tier="hours", classes=sample("fail").result.data.classes)
+        return result_of(dataclasses.replace(made, stress=other), fixed)
     if kind == "seconds":
         return result_of(evidence(1, oracles=0), plan(tier="seconds"))
     if kind == "groups":
@@ -85,7 +92,7 @@ def step(value: Any) -> Any:
     return json.loads(text[:spot] + str((int(text[spot]) + 1) % 10) + text[spot + 1 :])
 
 
-@pytest.mark.parametrize("kind", ["examples", "class", "seconds", "groups"])
+@pytest.mark.parametrize("kind", ["examples", "class", "seconds", "groups", "hours"])
 def test_fresh_results_verify(tmp_path: Path, kind: str) -> None:
     path = saved(tmp_path, kind)
     checked = verify_file(path)
@@ -385,6 +392,101 @@ def test_as_many_models_were_looked_at_as_were_registered(
     checked = verify_file(save_audit(tmp_path, dataclasses.replace(result, registration=registration), sidecar))
     assert checked.passed is (named is None)
     assert named is None or checked.checks[1].sentence == f"registration.models.{named}"
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda stress: stress["cells"][0]["measures"][0]["gap"].update(value=0.0), "stress.cells[0].measures[0].gap"),
+        (
+            lambda stress: stress["cells"][3]["average_gap"].update(value=9.0),
+            "stress.cells[3].average_gap.value is 9.0",
+        ),
+        (lambda stress: stress["sets"][0].update(fingerprint="0" * 64), "stress.sets[0].fingerprint is "),
+        (lambda stress: stress["hardest"][0].update(id="nobody"), "stress.hardest[0].id is 'nobody'"),
+        (lambda stress: stress.update(sentences=["Fine."]), "stress.sentences is ['Fine.']"),
+        (lambda stress: stress.update(left_out=["class: no time."]), "stress.left_out is "),
+        (lambda stress: stress["hardness"].clear(), "stress.hardness is []"),
+    ],
+)
+def test_the_page_on_other_sets_is_judged_again(tmp_path: Path, change: Callable[[Body], Any], named: str) -> None:
+    path = saved(tmp_path, "hours")
+    forge(path, lambda body: (change(body["stress"]), None)[1])
+    assert verify_file(path).checks[-1].sentence.startswith(named)
+
+
+def test_other_sets_are_registered_and_cannot_go_missing(tmp_path: Path) -> None:
+    result, sidecar = written("hours")
+    assert [flag.name for flag in result.flags if flag.name == "harder sets"]
+    path = tmp_path / "report.pdf"
+    path.write_bytes(render(result, sidecar))
+    assert verify_file(path).passed  # images in it are the same bytes again
+    made = Evidence.from_bytes(sidecar)
+    assert made.stress is not None
+    fixed = plan(tier="hours", oracles=6, classes=result.data.classes)
+    rules = made.stress.document
+    for registered, named in ((rules, ""), ({**rules, "size": 7}, "registration.stress.size is 7")):
+        registration = register(
+            Store(tmp_path / "store"),
+            fixed,
+            request=result.request,
+            data=result.data,
+            canaries=None,
+            models={**MODELS, "oracles": ["c" * 64] * 7, "ensemble": ["e" * 64] * 6},
+            stress=registered,
+        )
+        told = dataclasses.replace(result, registration=registration)
+        checked = verify_file(save_audit(tmp_path, told, sidecar))
+        assert checked.passed is (not named)
+        assert checked.checks[-1].sentence.startswith(named)
+    for dropped, named in ((True, "flags is "), (False, "stress is ")):
+        without = dataclasses.replace(made, stress=None).to_bytes()
+        changed = dataclasses.replace(
+            result,
+            evidence=dataclasses.replace(result.evidence, sha256=hashlib.sha256(without).hexdigest()),
+            flags=result.flags if dropped else tuple(f for f in result.flags if f.name != "harder sets"),
+        )
+        assert verify_file(save_audit(tmp_path, changed, without)).checks[-1].sentence.startswith(named)
+    gone = dataclasses.replace(
+        result,
+        stress=None,
+        flags=tuple(f for f in result.flags if f.name != "harder sets"),
+        evidence=dataclasses.replace(result.evidence, sha256=hashlib.sha256(without).hexdigest()),
+        registration=registration,
+    )
+    assert verify_file(save_audit(tmp_path, gone, without)).checks[-1].sentence.startswith("registration.stress is ")
+
+
+@pytest.mark.parametrize(
+    ("drop", "named"),
+    [
+        (lambda stress: dataclasses.replace(stress, sets=stress.sets[1:], hardest={}), "stress.sets.found is ["),
+        (lambda stress: dataclasses.replace(stress, sets=stress.sets[:-1]), "stress.sets.random is 2 in the file"),
+        (
+            lambda stress: dataclasses.replace(stress, sets=(fewer(stress.sets[0]), *stress.sets[1:])),
+            "stress.sets.unlearnings is 3 in the file, the evidence gives [2, 3]",
+        ),
+        (
+            lambda stress: dataclasses.replace(stress, sets=stress.sets[:-1], faults=("random 2: no memory.",)),
+            "",
+        ),
+    ],
+)
+def test_no_set_is_left_out_in_silence(tmp_path: Path, drop: Callable[[Any], Any], named: str) -> None:
+    """Judged anew without it: everything follows from the evidence, but the plan does not."""
+    result, sidecar = written("hours")
+    made = Evidence.from_bytes(sidecar)
+    changed = dataclasses.replace(made, stress=drop(made.stress))
+    told, data = result_of(changed, plan(tier="hours", classes=result.data.classes))
+    checked = verify_file(save_audit(tmp_path, told, data))
+    assert checked.passed is (not named)
+    assert checked.checks[-1].sentence.startswith(named)
+
+
+def fewer(one: Looked) -> Looked:
+    """The same set, one unlearning of it gone."""
+    answers = one.unlearned["SalUn"]
+    return dataclasses.replace(one, unlearned={"SalUn": Answers(answers.margins[1:], answers.right[1:])})
 
 
 def test_missing_files(tmp_path: Path) -> None:

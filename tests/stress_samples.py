@@ -1,0 +1,67 @@
+"""Other sets than the requested one with a known truth, drawn in milliseconds: margins, no models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from unlearnkit.audits.gaps import Answers, Looked
+from unlearnkit.audits.stress_evidence import StressEvidence
+
+FOUND = ("memorized", "mislabeled", "worst-by-loss", "class")
+
+
+def stress_evidence(
+    seed: int = 0,
+    *,
+    leak: Mapping[str, float] | None = None,
+    found: Sequence[str] = FOUND,
+    random: int = 5,
+    size: int = 20,
+    images: bool = True,
+) -> StressEvidence:
+    """Margins of every set are one law, but for what the method leaves on the sets that `leak` names (in σ)."""
+    rng = np.random.default_rng([seed, 0x57E5])
+    points = size + 40 + 30
+    names = [*found, *(f"random {i + 1}" for i in range(random))]
+
+    def answers(hard: np.ndarray, models: int, extra: float) -> Answers:
+        margins = hard + rng.normal(0, 0.2, (models, 1)) + rng.normal(0, 1, (models, points))
+        margins[:, :size] += extra
+        return Answers(margins.astype(np.float32), margins > 0)
+
+    sets: list[Looked] = []
+    for i, name in enumerate(names):
+        hard = rng.normal(1.5, 1.5, points)
+        sets.append(
+            Looked(
+                name,
+                "found" if name in found else "random",
+                "",
+                3 if name == "class" else None,
+                () if name in found else tuple(found),
+                np.array([f"simulated/{i}/{j}" for j in range(size)]),
+                np.full(points, 3) if name == "class" else rng.integers(0, 10, points),
+                40,
+                answers(hard, 5, 0.0),
+                {"SalUn": answers(hard, 3, (leak or {}).get(name, 0.0))},
+            )
+        )
+    ranked = [name for name in found if name != "class"]
+    document = {
+        "method": "SalUn",
+        "rules": {name: f"found as {name}" for name in found},
+        "units": dict.fromkeys(ranked, "mean out-of-sample loss"),
+        "size": size,
+        "of": 1437,
+        "random": random,
+        "shared": True,
+        "oracles": 5,
+        "unlearnings": 3,
+        "seed": seed,
+        "pool": [f"{i:064x}" for i in range(16)],
+        "left out": [],
+    }
+    shown = rng.integers(0, 256, (10, 1, 8, 8)).astype(np.uint8) if images else None
+    return StressEvidence(document, tuple(sets), {name: tuple(np.linspace(4, 3, 10)) for name in ranked}, (), shown)
