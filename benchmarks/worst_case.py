@@ -27,7 +27,7 @@ from scipy.special import expit
 
 from unlearnkit.attacks import RMIAOffline
 from unlearnkit.audits.apart import EvaluationSeeds, SearchSeeds
-from unlearnkit.audits.arena import Arena, Found
+from unlearnkit.audits.arena import Arena
 from unlearnkit.audits.bilevel import Bilevel, bilevel
 from unlearnkit.audits.certificate import Certificate, Instruments, Scale, certify
 from unlearnkit.audits.pool import pool_of, search_pool
@@ -67,38 +67,37 @@ def tuned(arena: Arena, names: Sequence[str], size: int, seed: int, tries: int) 
     """Of every method the candidate with the smallest average gap on a random set, and what was chosen."""
     seeds = SearchSeeds(seed)
     places = np.flatnonzero(random_start(arena.trained.size, size, seeds.generator("tuning set")))
-    found = Found("tuning", "", places, np.zeros(size), "")
+    asked = [(name, one) for name in names for one in candidates(name, arena.recipe, tries, class_wise=False)]
+    oracles = [arena.retrained(places, seed=s) for s in seeds.draw("tuning oracles", 2)]
+    [again] = seeds.draw("tuning", 1)
+    arena.fleet.run([arena.original])
+    jobs = [*oracles, *(arena.unlearned(method, places, seed=again) for _, method in asked)]
+    rates = np.array(
+        [_rates(arena, places, key) for key in arena.fleet.run([arena.look(j, logits=True) for j in jobs])]
+    )
+    gaps = np.abs(rates[2:] - rates[:2].mean(axis=0)).mean(axis=1)
     chosen, said = [], []
     for name in names:
-        best: tuple[float, Method] | None = None
-        for method in candidates(name, arena.recipe, tries, class_wise=False):
-            gap = _gap(arena, found, method, seeds)
-            if best is None or gap < best[0]:
-                best = gap, method
-        assert best is not None
-        chosen.append(best[1])
-        said.append(f"{name}: {', '.join(f'{k} {v}' for k, v in best[1].params.items() if v is not None)}")
+        _, method = min(
+            ((gap, method) for gap, (of, method) in zip(gaps, asked, strict=True) if of == name),
+            key=lambda pair: pair[0],
+        )
+        chosen.append(method)
+        said.append(f"{name}: {', '.join(f'{k} {v}' for k, v in method.params.items() if v is not None)}")
     return chosen, said
 
 
-def _gap(arena: Arena, found: Found, method: Method, seeds: SearchSeeds) -> float:
-    """On this one set, against two oracles: of UA, RA, TA and MIA efficacy, as it is reported."""
-    oracles = [arena.retrained(found.places, seed=s) for s in seeds.draw("tuning oracles", 2)]
-    job = arena.unlearned(method, found.places, seed=seeds.draw("tuning", 1)[0])
-    n = arena.trained.size
-    forget = np.isin(np.arange(n), found.places)
-    rates = np.array(
-        [
-            [
-                (row[:n][forget] > 0).mean(),
-                (row[:n][~forget] > 0).mean(),
-                (row[n:] > 0).mean(),
-                efficacy(*(expit(row[part]) for part in _parts(forget, row.size)), seed=0) / 100,
-            ]
-            for row in arena.margins([job, *oracles]).astype(np.float64)
-        ]
-    )
-    return float(np.abs(rates[0] - rates[1:].mean(axis=0)).mean())
+def _rates(arena: Arena, places: NDArray[np.int64], key: str) -> list[float]:
+    """UA, RA, TA and MIA efficacy of one model, as they are reported."""
+    arrays, n = arena.fleet.store.map(key), arena.trained.size
+    right = np.asarray(arrays["logits"][0, :, 0].argmax(axis=-1) == arena.y)
+    sure = expit(np.asarray(arrays["margins"][0, :, 0], dtype=np.float64))
+    parts = _parts(np.isin(np.arange(n), places), right.size)
+    return [
+        1 - right[parts[0]].mean(),
+        *(right[part].mean() for part in parts[1:]),
+        efficacy(*(sure[part] for part in parts), seed=0) / 100,
+    ]
 
 
 def _parts(forget: NDArray[np.bool_], points: int) -> list[NDArray[np.int64]]:
