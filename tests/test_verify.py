@@ -21,11 +21,11 @@ from stress_samples import stress_evidence
 from unlearnkit.audits import controls
 from unlearnkit.audits.audit import save_audit
 from unlearnkit.audits.battery import BATTERY
-from unlearnkit.audits.designs import Tolerances
+from unlearnkit.audits.designs import Plan, Tolerances
 from unlearnkit.audits.evidence import Evidence
 from unlearnkit.audits.gaps import Answers, Looked
 from unlearnkit.audits.registration import register
-from unlearnkit.audits.verify import verify_file
+from unlearnkit.audits.verify import Verified, verify_file
 from unlearnkit.reports.pdf import render
 from unlearnkit.result import AuditResult, Flag, UsageError
 from unlearnkit.store import Store
@@ -90,6 +90,16 @@ def step(value: Any) -> Any:
     spot = max(i for i, letter in enumerate(text.split("e")[0]) if letter in "0123456789")
     spot = min(spot, text.find(".") + 3 if "." in text else spot)
     return json.loads(text[:spot] + str((int(text[spot]) + 1) % 10) + text[spot + 1 :])
+
+
+MODELS = {"original": ["o" * 64], "audited": ["a" * 64], "oracles": ["c" * 64] * 6, "ensemble": []}
+
+
+def verified(folder: Path, result: AuditResult, sidecar: bytes, fixed: Plan, **registered: Any) -> Verified:
+    """The result saved with a registration of its own, and verified."""
+    parts: dict[str, Any] = {"request": result.request, "data": result.data, "canaries": None} | registered
+    registration = register(Store(folder / "store"), fixed, **parts)
+    return verify_file(save_audit(folder, dataclasses.replace(result, registration=registration), sidecar))
 
 
 @pytest.mark.parametrize("kind", ["examples", "class", "seconds", "groups", "hours"])
@@ -235,9 +245,7 @@ def test_the_table_by_group_follows_from_the_evidence(
 def test_groups_that_were_not_registered_are_told(tmp_path: Path) -> None:
     result, sidecar = written("groups")
     fixed = plan(oracles=5, classes=result.data.classes, groups=("east", "west"))
-    store = Store(tmp_path / "store")
-    registration = register(store, fixed, request=result.request, data=result.data, canaries=None, models={})
-    checked = verify_file(save_audit(tmp_path, dataclasses.replace(result, registration=registration), sidecar))
+    checked = verified(tmp_path, result, sidecar, fixed, models={})
     assert checked.checks[-1].sentence == (
         "registration.plan.groups[0] is 'east' in the file, the evidence gives 'north'"
     )
@@ -248,10 +256,8 @@ def test_examples_that_changed_their_group_are_told(tmp_path: Path) -> None:
     result, sidecar = written("groups")
     fixed = plan(oracles=5, classes=result.data.classes, groups=("north", "south"))
     models = MODELS | {f"{name}/audited": ["b" * 64] for name in Evidence.from_bytes(sidecar).told}
-    parts: dict[str, Any] = {"request": result.request, "data": result.data, "canaries": None, "models": models}
     for number, passed in ((np.arange(300) % 2, True), (np.arange(300) // 150, False)):
-        registration = register(Store(tmp_path / "store"), fixed, **parts, groups=number)
-        checked = verify_file(save_audit(tmp_path, dataclasses.replace(result, registration=registration), sidecar))
+        checked = verified(tmp_path, result, sidecar, fixed, models=models, groups=number)
         assert checked.passed is passed
     assert checked.checks[-1].sentence.startswith("registration.groups is ")
 
@@ -347,21 +353,11 @@ def test_no_registered_probe_is_left_out_in_silence_and_none_comes_in(
         made = dataclasses.replace(made, notes=(Flag("probe left out", f"{noted}: failed"),))
     fixed = plan(oracles=5, classes=CLASSES)
     result, sidecar = result_of(made, fixed)
-    registration = register(
-        Store(tmp_path / "store"),
-        fixed,
-        request=result.request,
-        data=result.data,
-        canaries=None,
-        models={**MODELS, **{f"{name}/audited": ["b" * 64] for name in {*made.told, asked} - {silent}}},
-    )
-    checked = verify_file(save_audit(tmp_path, dataclasses.replace(result, registration=registration), sidecar))
+    models = MODELS | {f"{name}/audited": ["b" * 64] for name in {*made.told, asked} - {silent}}
+    checked = verified(tmp_path, result, sidecar, fixed, models=models)
     assert checked.passed is passed
     if not passed:
         assert checked.checks[1].sentence.startswith("registration.models is [")
-
-
-MODELS = {"original": ["o" * 64], "audited": ["a" * 64], "oracles": ["c" * 64] * 6, "ensemble": []}
 
 
 @pytest.mark.parametrize(
@@ -381,15 +377,7 @@ def test_as_many_models_were_looked_at_as_were_registered(
 ) -> None:
     made, fixed = evidence(1, oracles=5, requested=20, twins=20, canaries=0), plan(oracles=5, classes=CLASSES)
     result, sidecar = result_of(made, fixed)
-    registration = register(
-        Store(tmp_path / "store"),
-        fixed,
-        request=result.request,
-        data=result.data,
-        canaries=None,
-        models={**MODELS, **changes},
-    )
-    checked = verify_file(save_audit(tmp_path, dataclasses.replace(result, registration=registration), sidecar))
+    checked = verified(tmp_path, result, sidecar, fixed, models=MODELS | changes)
     assert checked.passed is (named is None)
     assert named is None or checked.checks[1].sentence == f"registration.models.{named}"
 
