@@ -10,7 +10,7 @@ import numpy as np
 from scipy import optimize, stats
 
 from unlearnkit.audits.coin import coin_test
-from unlearnkit.audits.designs import CoinDesign, Plan, RankTest, ReferenceAttack, smallest_leak
+from unlearnkit.audits.designs import CoinDesign, Plan, RankTest, ReferenceAttack
 from unlearnkit.audits.evidence import Evidence, FloatArray, Group
 from unlearnkit.audits.rank import oracle_rank
 from unlearnkit.audits.roc import auc, auc_mde
@@ -18,7 +18,7 @@ from unlearnkit.result import Control
 
 SHUFFLES = 200
 MOST_SHUFFLED, ASKED = 100, 3  # points of a group, and oracles, on which the reference attack's labels are shuffled
-MOST_PLANTED = 65  # retrained models, evenly spread, in which a leak is planted: all, up to tier `hours`
+MOST_PLANTED = 33  # retrained models, evenly spread, in which a leak is planted: every other one, up to tier `hours`
 SLACK = 0.001  # a control may fail by chance once in a thousand audits
 
 
@@ -153,7 +153,8 @@ def _chance(m: int, n: int) -> float:
 def _planted_found(evidence: Evidence, plan: Plan, tests: Sequence[RankTest]) -> Control | None:
     """A leak of the larger of tolerance and MDE, planted in one oracle at a time, must be found as often as promised.
 
-    It is planted in what the statistic reads, so that a dead or inverted statistic is noticed.
+    The MDE is taken from half of the models and planted in the others: in its own models it would be found by
+    construction. It is planted in what the statistic reads, so that a dead or inverted statistic is noticed.
     """
     if not tests or "held_out" not in evidence.margins:
         return None
@@ -166,8 +167,9 @@ def _planted_found(evidence: Evidence, plan: Plan, tests: Sequence[RankTest]) ->
             sentences.append(f"{test.name}: dead, it gives all points of a model one and the same score")
             continue
         base = test.values(pool, evidence)
-        size = max(test.tolerance, smallest_leak(test, evidence, plan, base) or 0.0)
-        chosen = np.arange(0, len(pool), -(-len(pool) // MOST_PLANTED))
+        size = max(test.tolerance, test.smallest(base, plan, among=np.arange(0, len(pool), 2)) or 0.0)
+        rest = np.arange(1, len(pool), 2)
+        chosen = rest[:: -(-rest.size // MOST_PLANTED)]
         tried = [_planted(test, pool[j], size, evidence) for j in chosen]
         if all(value is None for value in tried) and _follows(test, pool[0], evidence):
             sentences.append(f"{test.name}: no leak of {size:.2g} fits into its range")
@@ -181,7 +183,10 @@ def _planted_found(evidence: Evidence, plan: Plan, tests: Sequence[RankTest]) ->
         needed = int(stats.binom.ppf(SLACK, trials or len(tried), plan.power))
         passed &= found >= needed
         sentences.append(f"{test.name} {found} of {trials or len(tried)} (at least {needed})")
-    found_in = "A leak of the tolerance's size (or the MDE, if larger), planted in retrained models, was found: "
+    found_in = (
+        "A leak of the tolerance's size (or the MDE of one half of the retrained models, if larger), planted in the "
+        "other half, was found: "
+    )
     return Control("planted leak found", passed, found_in + "; ".join(sentences) + ".")
 
 

@@ -101,9 +101,10 @@ class RankTest(ABC):
         """Values of the other models [model] when the value of one rises by `leak`."""
         return others
 
-    def smallest(self, values: FloatArray, plan: Plan) -> float | None:
-        """The smallest leak that the test finds with the plan's power, from the values of retrained models [model]."""
-        return planted_mde(values, confidence=plan.confidence, power=plan.power)
+    def smallest(self, values: FloatArray, plan: Plan, among: NDArray[np.int64] | None = None) -> float | None:
+        """The smallest leak that the test finds with the plan's power, planted in retrained models, all or some of
+        them; values [model] are theirs."""
+        return planted_mde(values, confidence=plan.confidence, power=plan.power, among=among)
 
 
 @dataclass(frozen=True)
@@ -163,9 +164,15 @@ class WorstTwentieth(RankTest):
         """One of n models that lies b deviations off raises the variance of all n by b²/n: the others seem nearer."""
         return others / math.sqrt(1.0 + leak**2 / len(others))
 
-    def smallest(self, values: FloatArray, plan: Plan) -> float | None:
-        """Remembered or over-forgotten, a leak raises this statistic."""
-        return planted_mde(values, confidence=plan.confidence, power=plan.power, upward=True, beside=self.beside)
+    def smallest(self, values: FloatArray, plan: Plan, among: NDArray[np.int64] | None = None) -> float | None:
+        """Remembered or over-forgotten, a leak raises this statistic.
+
+        The leak is one of all examples; one of a few widens the others on these alone, and is found a few points of
+        power less often.
+        """
+        return planted_mde(
+            values, confidence=plan.confidence, power=plan.power, upward=True, beside=self.beside, among=among
+        )
 
 
 @dataclass(frozen=True)
@@ -287,10 +294,6 @@ def coin_design_of(heads: int, tails: int, *, oracles: int) -> CoinDesign | None
     return None
 
 
-def smallest_leak(test: RankTest, evidence: Evidence, plan: Plan, values: FloatArray | None = None) -> float | None:
-    """The MDE of a test in this very audit, measured by planting in the retrained models at hand.
-
-    values: of the held-out oracle and the others, where the caller has them.
-    """
-    values = test.values(test.read(evidence, "held_out"), evidence) if values is None else values
-    return test.smallest(values, plan)
+def smallest_leak(test: RankTest, evidence: Evidence, plan: Plan) -> float | None:
+    """The MDE of a test in this very audit, measured by planting in the retrained models at hand."""
+    return test.smallest(test.values(test.read(evidence, "held_out"), evidence), plan)

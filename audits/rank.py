@@ -209,6 +209,7 @@ def planted_mde(
     power: float = 0.8,
     upward: bool = False,
     beside: Callable[[NDArray[np.float64], float], NDArray[np.float64]] | None = None,
+    among: NDArray[np.int64] | None = None,
 ) -> float | None:
     """MDE measured by planting, for one statistic of n + 1 retrained models [n + 1]; no law is assumed for them.
 
@@ -217,7 +218,7 @@ def planted_mde(
     models are too few to reject at all. The share counts the audited model as one more of them, so that
     it is found as often, whatever the law.
     beside: what the values of the others become when one model is shifted by so much, for statistics that hold every
-    model against the others; it must not move them apart.
+    model against the others; it must not move them apart. among: which models play the audited one, all by default.
     Raises `UsageError` unless there are at least 3 finite models.
     """
     check_share("confidence", confidence)
@@ -227,17 +228,18 @@ def planted_mde(
     k = allowed_rank(n, 1.0 - confidence)
     if k == 0:
         return None
+    played = range(values.size) if among is None else among.tolist()
 
     def needed(shift: float) -> float:
         """Shift that a share `power` of models needs, where the others are as beside a model shifted by `shift`."""
-        each = np.empty((2, values.size))
-        for j in range(values.size):
+        each = np.empty((2, len(played)))
+        for i, j in enumerate(played):
             others = np.delete(values, j)
             if beside is not None:
                 others = beside(others, shift)
             own = values[j] - others.mean()
             upper, lower = (np.sort(limits)[n - k] for limits in _thresholds(others - others.mean()))
-            each[:, j] = upper - own, lower + own
+            each[:, i] = upper - own, lower + own
         found = np.quantile(each, power, axis=1, method="higher")
         return float(found[0] if upward else found.max())
 

@@ -220,7 +220,7 @@ def test_a_broken_rank_statistic_misses_the_planted_leak(broken: type[MarginShif
     for tests, passed in (((sound,), True), ((test,), False), ((sound, test), False)):
         control = only("planted leak found", run_controls(made, fixed, tests, None, held_out_failed=[], caught=True))
         assert control.passed == passed
-    assert "broken 0 of 40 (at least 24)" in control.sentence
+    assert "broken 0 of 20 (at least 10)" in control.sentence
 
 
 def test_a_deaf_attack_is_called_dead() -> None:
@@ -242,7 +242,7 @@ def test_a_leak_that_does_not_fit_into_the_range_of_the_auc_is_no_failure() -> N
         run_controls(made, fixed, rank_tests(made, fixed), None, held_out_failed=[], caught=True),
     )
     assert control.passed
-    assert "Threshold attack, requested 40 of 40" in control.sentence
+    assert "Threshold attack, requested 20 of 20" in control.sentence
 
 
 def test_a_class_with_few_unseen_images_is_no_failure_of_the_auditor() -> None:
