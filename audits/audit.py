@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 import unlearnkit
 from unlearnkit.audits.battery import ATTACKS, BATTERY, ORACLES, PROBED, PROBES, judge, legacy
-from unlearnkit.audits.case import Case, Demand, demand, evenly, method_of, prepare
+from unlearnkit.audits.case import Case, Demand, demand, method_of, prepare
 from unlearnkit.audits.designs import Plan, coin_design, coin_design_of
 from unlearnkit.audits.evidence import SWAP, TREATED, UNTRAINED, Evidence, FloatArray, Group, envelope
 from unlearnkit.audits.findings import measured_epsilon
@@ -26,6 +26,7 @@ from unlearnkit.audits.rank import oracles_needed
 from unlearnkit.audits.registration import register
 from unlearnkit.audits.resurrection import LEAST_ORACLES
 from unlearnkit.audits.roc import roc
+from unlearnkit.audits.sampling import evenly, in_groups
 from unlearnkit.audits.spec import Spec
 from unlearnkit.audits.stress import Stress, ask_stress, plan_stress
 from unlearnkit.audits.swapping import swap_jobs
@@ -176,7 +177,7 @@ class Looks:
     y: NDArray[np.int64]
     ids: tuple[str, ...]  # of the requested examples
     part: dict[str, NDArray[np.int64]]  # name -> positions among the points of the jobs
-    groups: Groups  # of the held-out examples
+    groups: Groups  # of the held-out examples whose answers are kept, part "answered"
     swap_forget: NDArray[np.bool_] | None  # what the first model of each pair forgets, [pair, requested point]
 
     @property
@@ -187,18 +188,21 @@ class Looks:
 
 def looks(case: Case, wanted: Demand, models: Models) -> Looks:
     """One observation per model over all points, so that the fleet makes model and observation in one go."""
+    groups, test, beside = _groups(case, wanted)
     rows = {
         "requested": wanted.requested,
         "heads": wanted.heads,
         "tails": wanted.tails,
         "retain": evenly(wanted.retain),
         "twins": wanted.twins,
-        "test": evenly(wanted.held_out),
+        "test": test,
+        "of small groups": beside,
     }
     trained = ("requested", "heads", "tails", "retain")
-    points = Points(np.concatenate([rows[name] for name in trained]), np.concatenate([rows["twins"], rows["test"]]))
+    points = Points(np.concatenate([rows[name] for name in trained]), np.concatenate([rows["twins"], test, beside]))
     ends = np.cumsum([part.size for part in rows.values()])
     part = {name: np.arange(end - rows[name].size, end) for name, end in zip(rows, ends, strict=True)}
+    part["answered"] = np.concatenate([part["test"], part["of small groups"]])
     y = np.concatenate([case.train.labels().numpy()[points.train], case.dataset.test.labels().numpy()[points.test]])
     jobs = {
         name: [
@@ -225,21 +229,27 @@ def looks(case: Case, wanted: Demand, models: Models) -> Looks:
     if (pairs := _swap_pairs(case, wanted)) is not None:
         further[f"{SWAP}/pairs"], swap_forget = pairs
     ids = tuple(case.train.ids[wanted.requested].tolist())
-    groups = _groups(case, wanted, rows["test"])
     return Looks(jobs, _probes(case, wanted, models), further, y, ids, part, groups, swap_forget)
 
 
-def _groups(case: Case, wanted: Demand, held_out: NDArray[np.int64]) -> Groups:
-    """The groups that the spec names; examples of the class to be forgotten are in none of them."""
+def _groups(case: Case, wanted: Demand) -> tuple[Groups, NDArray[np.int64], NDArray[np.int64]]:
+    """The groups that the spec names, with the held-out rows that are looked at: a sample of all, and beside it more of
+    groups that are small in it. Examples of the class to be forgotten are in no group.
+    """
     settings, ids = case.spec.audit, case.dataset.test.ids
-    labels = case.dataset.test.labels().numpy()[held_out]
-    return held_out_groups(
-        ids[held_out],
+    labels = case.dataset.test.labels().numpy()[wanted.held_out]
+    groups = held_out_groups(
+        ids[wanted.held_out],
         labels != (-1 if wanted.deletion.forget_class is None else wanted.deletion.forget_class),
         pattern=settings.group_pattern,
         file=None if settings.group_file is None else case.spec.path(settings.group_file),
         known=np.concatenate([case.train.ids, ids]),
     )
+    if not groups.names:
+        return groups, evenly(wanted.held_out), _NOBODY
+    shares, beside = in_groups(groups.number)
+    number = groups.number[np.concatenate([shares, beside])]
+    return replace(groups, number=number), wanted.held_out[shares], wanted.held_out[beside]
 
 
 def _treated(wanted: Demand, models: Models) -> dict[str, list[ObserveJob]]:
@@ -337,7 +347,7 @@ def gather(
         counts: dict[str, list[int]] = {split: [] for split in splits}
         said: list[NDArray[np.float32]] = []
         others: list[NDArray[np.float32]] = []
-        right_on_test: list[NDArray[np.uint8]] = []
+        answered: list[NDArray[np.uint8]] = []
         for key in keys:
             arrays = store.map(key)
             logits = np.asarray(arrays["logits"][0])[chosen]
@@ -349,7 +359,7 @@ def gather(
                 counts[split].append(int(np.count_nonzero(right[part])))
             said.append(logits[spoken, 0])
             others.append(margin(np.asarray(arrays["logits"][0, aside, 0]), looked.y[aside]).astype(np.float32))
-            right_on_test.append(right[looked.part["test"]].astype(np.uint8))
+            answered.append(right[looked.part["answered"]].astype(np.uint8))
         single = name != "oracles"
         margins[name] = rows[0] if single else np.stack(rows)
         for i, attack in enumerate(ATTACKS):
@@ -358,7 +368,7 @@ def gather(
             correct[f"{name}/{split}"] = np.array(values)
         outputs[name] = said[0] if single else np.stack(said)
         beside[name] = others[0] if single else np.stack(others)
-        answers[name] = right_on_test[0] if single else np.stack(right_on_test)
+        answers[name] = answered[0] if single else np.stack(answered)
 
     look("original", keys["original"])
     look("audited", keys["audited"])
@@ -393,7 +403,7 @@ def gather(
         logits=outputs,
         logit_points=chosen[spoken],
         answers=answers,
-        answer_label=looked.y[looked.part["test"]],
+        answer_label=looked.y[looked.part["answered"]],
         answer_group=looked.groups.number,
         group_names=looked.groups.names,
         ensemble=np.stack(ensemble) if ensemble else None,

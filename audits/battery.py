@@ -64,6 +64,7 @@ from unlearnkit.audits.gaps import Instruments
 from unlearnkit.audits.multiplicity import holm_families
 from unlearnkit.audits.rank import RankResult, oracle_rank, oracles_needed
 from unlearnkit.audits.roc import auc, clopper_pearson, tpr_at_fpr
+from unlearnkit.audits.sampling import evenly
 from unlearnkit.audits.stress_evidence import stress_flags, stress_sets
 from unlearnkit.audits.verdict import overall, state_of
 from unlearnkit.result import (
@@ -322,11 +323,11 @@ def legacy(evidence: Evidence) -> dict[str, FloatArray]:
     if evidence.oracles < 2 or not evidence.beside:
         return {}
     rows = evidence.rows(Group.REQUESTED)
-    rows = rows[:: -(-rows.size // LEGACY_POINTS)]
+    rows = evenly(rows, LEGACY_POINTS)
     retained, held_out = (np.flatnonzero(evidence.beside_retained == kind) for kind in (1, 0))
-    if not held_out.size or not retained.size:
+    if not min(rows.size, retained.size, held_out.size):
         return {}
-    retained, held_out = (part[:: -(-part.size // LEGACY_TAUGHT)] for part in (retained, held_out))
+    retained, held_out = (evenly(part, LEGACY_TAUGHT) for part in (retained, held_out))
 
     def read(margins: FloatArray, beside: FloatArray) -> float:
         asked, kept, unseen = (expit(part) for part in (margins[rows], beside[retained], beside[held_out]))

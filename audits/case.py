@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from unlearnkit.audits import canaries
 from unlearnkit.audits.duplicates import copies
+from unlearnkit.audits.sampling import evenly as evenly  # certificate.py imports it from here
 from unlearnkit.audits.spec import Spec
 from unlearnkit.data import Dataset, load
 from unlearnkit.jobs import Sets, TrainJob
@@ -24,8 +25,6 @@ from unlearnkit.result import Flag, UsageError
 from unlearnkit.train import Recipe, device_of
 from unlearnkit.types import Deletion, Examples, Method, Need
 from unlearnkit.unlearning import check_request
-
-MOST_POINTS = 5_000  # of a large set, on which the accuracy of many models is measured
 
 
 @dataclass(frozen=True, eq=False)
@@ -262,8 +261,3 @@ def _matched(wanted: NDArray[np.int64], held_out: NDArray[np.int64]) -> NDArray[
         return np.array([], dtype=np.int64)
     times = min(found.size / n for found, n in present)
     return np.sort(np.concatenate([found[: max(1, int(times * n))] for found, n in present]))
-
-
-def evenly(rows: NDArray[np.int64], most: int = MOST_POINTS) -> NDArray[np.int64]:
-    """At most so many of the rows, evenly spread."""
-    return rows[:: max(1, -(-rows.size // most))]

@@ -14,6 +14,7 @@ from unlearnkit.audits.designs import CoinDesign, Plan, RankTest, ReferenceAttac
 from unlearnkit.audits.evidence import Evidence, FloatArray, Group
 from unlearnkit.audits.rank import oracle_rank
 from unlearnkit.audits.roc import auc, auc_mde
+from unlearnkit.audits.sampling import evenly
 from unlearnkit.result import Control
 
 SHUFFLES = 200
@@ -135,8 +136,8 @@ def _shuffled_test(
     """The same of an attack whose AUC is the statistic of a rank test; on a sample of points and oracles, evenly
     spread, for the time it takes: code that peeks does so on these as well."""
     rows = [evidence.rows(group) for group in (Group.REQUESTED, Group.TWINS)]
-    points = np.sort(np.concatenate([part[:: -(-part.size // MOST_SHUFFLED)] for part in rows]))
-    oracles = np.arange(0, evidence.oracles, -(-evidence.oracles // ASKED))
+    points = np.sort(np.concatenate([evenly(part, MOST_SHUFFLED) for part in rows]))
+    oracles = evenly(np.arange(evidence.oracles), ASKED)
     evidence = evidence.part(points, oracles)
     areas = np.empty(SHUFFLES)
     for i in range(SHUFFLES):
@@ -168,8 +169,7 @@ def _planted_found(evidence: Evidence, plan: Plan, tests: Sequence[RankTest]) ->
             continue
         base = test.values(pool, evidence)
         size = max(test.tolerance, test.smallest(base, plan, among=np.arange(0, len(pool), 2)) or 0.0)
-        rest = np.arange(1, len(pool), 2)
-        chosen = rest[:: -(-rest.size // MOST_PLANTED)]
+        chosen = evenly(np.arange(1, len(pool), 2), MOST_PLANTED)
         tried = [_planted(test, pool[j], size, evidence) for j in chosen]
         if all(value is None for value in tried) and _follows(test, pool[0], evidence):
             sentences.append(f"{test.name}: no leak of {size:.2g} fits into its range")

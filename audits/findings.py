@@ -24,6 +24,7 @@ from unlearnkit.audits.kernel import kernel_rank, kernel_two_sample
 from unlearnkit.audits.rank import margin_z, oracle_rank
 from unlearnkit.audits.resurrection import resurrection
 from unlearnkit.audits.roc import auc
+from unlearnkit.audits.sampling import evenly
 from unlearnkit.audits.swap import swap_test
 from unlearnkit.result import Collateral, Comparison, GroupGap, Individual, Individuals, Interval
 
@@ -254,7 +255,7 @@ def _ensemble(evidence: Evidence, plan: Plan) -> tuple[Comparison, ...]:
     apart, usual = (
         examples_apart(*pair, significance=plan.significance) for pair in ((unlearned, oracles), (one, other))
     )
-    few = slice(None, None, -(-rows.size // MOST_BOUNDED))
+    few = evenly(np.arange(rows.size), MOST_BOUNDED)
     epsilons = single_epsilons(unlearned[:, few], oracles[:, few], confidence=plan.confidence, seed=plan.seed)
     floors = single_epsilons(one[:, few], other[:, few], confidence=plan.confidence, seed=plan.seed)
 

@@ -30,6 +30,7 @@ from unlearnkit.audits.ledger import (
     hashed,
     today,
 )
+from unlearnkit.audits.sampling import exactly
 from unlearnkit.audits.spec import Spec, parse_spec
 from unlearnkit.audits.treatments import (
     BATCH,
@@ -201,7 +202,7 @@ def _groups(result: AuditResult, evidence: Evidence, case: Case | None) -> list[
             raise UsageError(f"{result.request.id}: the spec asks for other examples than the evidence speaks of")
     groups = []
     if evidence.ids:
-        chosen = _spread(forgotten.size)
+        chosen = exactly(np.arange(forgotten.size), MOST_POINTS)
         examples = None if case is None or wanted is None else case.train.take(wanted.requested[chosen])
         ids = tuple(evidence.ids[row] for row in chosen)
         groups.append(_Group("forgotten", forgotten[chosen], ids, examples))
@@ -209,17 +210,12 @@ def _groups(result: AuditResult, evidence: Evidence, case: Case | None) -> list[
     if case is not None and wanted is not None and result.request.kind == "class" and unseen.size:
         if unseen.size != wanted.twins.size:
             raise UsageError(f"{result.request.id}: the spec gives other held-out examples than the evidence holds")
-        chosen = _spread(unseen.size)
+        chosen = exactly(np.arange(unseen.size), MOST_POINTS)
         examples = case.dataset.test.take(wanted.twins[chosen])
         groups.append(_Group("unseen", unseen[chosen], tuple(examples.ids.tolist()), examples))
     if not groups:
         raise UsageError(f"{result.request.id}: the evidence names no examples; add the audit with its data")
     return groups
-
-
-def _spread(count: int) -> NDArray[np.int64]:
-    """At most `MOST_POINTS` of so many rows, evenly spread."""
-    return np.unique(np.linspace(0, count - 1, min(count, MOST_POINTS)).round().astype(np.int64))
 
 
 def _shipped(group: _Group, evidence: Evidence) -> Reading:

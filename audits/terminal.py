@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -43,17 +45,15 @@ def check_folder(folder: Path, named: str = "with --out") -> None:
 
     named: how a user names another place, at the end of that sentence.
     """
-    from unlearnkit.store import write_atomic
-
-    probe = folder / ".writable"
     try:
         blocked = next((part for part in (folder, *folder.parents) if part.exists() and not part.is_dir()), None)
         if blocked is not None:
             which = "" if blocked == folder else f"{blocked} "
             raise UsageError(f"{folder}: {which}is a file, and a folder is needed; name another place {named}")
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(probe, b"")
-        probe.unlink()
+        probe, name = tempfile.mkstemp(prefix=".writable-", dir=folder)  # a name of its own: others may check as well
+        os.close(probe)
+        Path(name).unlink(missing_ok=True)
     except OSError as error:
         why = (error.strerror or str(error)).lower()
         raise UsageError(f"{folder}: nothing can be written there ({why}); name another place {named}") from error

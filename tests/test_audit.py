@@ -18,8 +18,9 @@ from safetensors.numpy import load
 from unlearnkit import jobs
 from unlearnkit.audits.audit import MOST_BESIDE, audit, fleet_for, save_audit
 from unlearnkit.audits.battery import BATTERY, ORACLES, PROBES
-from unlearnkit.audits.case import demand, evenly, prepare
+from unlearnkit.audits.case import demand, prepare
 from unlearnkit.audits.evidence import Evidence, Group
+from unlearnkit.audits.sampling import in_groups
 from unlearnkit.audits.spec import Spec, parse_spec
 from unlearnkit.audits.verify import verify_file
 from unlearnkit.compress import pruned, quantized
@@ -177,6 +178,29 @@ def test_accuracy_by_group_is_fixed_beforehand_and_verified(store: Store, tmp_pa
     for field in {f.name for f in dataclasses.fields(AuditResult)} - without:  # groups change nothing else
         assert getattr(plain, field) == getattr(result, field)
     assert set(load(sidecar)) - set(load(other)) == {"answer_group", "group_names"}
+
+
+def test_small_groups_of_a_large_set_are_in_the_table_and_weigh_nothing_elsewhere(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unlearnkit.audits.audit.in_groups", functools.partial(in_groups, most=90, least=30))
+    spec = tiny(audit={"group_pattern": r"/(\d\d)"})  # 18 groups of about 20
+    result, sidecar = run(spec, store)
+    case = prepare(spec)
+    named = np.array([name.split("/")[1][:2] for name in case.dataset.test.ids])
+    shares, beside = in_groups(np.unique(named, return_inverse=True)[1], 90, 30)
+    seen = np.concatenate([shares, beside])
+    right = observe(fleet_for(case, store).read(case.original), case.dataset.test).right()
+    assert result.by_group is not None
+    assert [(group.name, group.n) for group in result.by_group.groups] == [
+        (n, (named == n).sum()) for n in np.unique(named)
+    ]
+    evidence = Evidence.from_bytes(sidecar)
+    np.testing.assert_array_equal(evidence.answers["original"], np.squeeze(right)[seen])
+    np.testing.assert_array_equal(evidence.answer_label, case.dataset.test.labels().numpy()[seen])
+    row = next(row for row in result.accuracy if (row.model, row.split) == ("original", "test"))
+    assert (row.correct, row.n) == (right[shares].sum(), 90)
+    assert verify_file(save_audit(tmp_path, result, sidecar)).passed
 
 
 def test_what_is_seen_further_is_what_the_models_say(store: Store) -> None:
@@ -495,10 +519,3 @@ def test_saving_is_whole_or_not_at_all(store: Store, tmp_path: Path) -> None:
     path = save_audit(tmp_path, result, sidecar)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["audit.json", "evidence.safetensors"]
     assert json.loads(path.read_text())["evidence"]["file"] == "evidence.safetensors"
-
-
-def test_a_sample_of_a_large_set_is_spread_evenly() -> None:
-    rows = evenly(np.arange(12_000))
-    assert len(rows) == 4000
-    assert set(np.diff(rows)) == {3}
-    assert evenly(np.arange(5, 100)).tolist() == list(range(5, 100))

@@ -92,6 +92,32 @@ def test_where_a_class_is_forgotten_its_held_out_examples_are_in_no_group(tmp_pa
     np.testing.assert_array_equal(groups.number, np.where(labels == 3, -1, parity))
 
 
+@pytest.mark.parametrize("sites", [{"a": 5_400, "b": 5_400}, {"a": 5_397, "b": 5_400, "c": 3}])
+def test_every_group_of_a_large_held_out_set_is_looked_at(sites: dict[str, int]):
+    """Sites that alternate, as every second example is taken, and one of three examples."""
+    body = {
+        "deletion": {"forget_fraction": 0.1},
+        "method": {"name": "FineTune"},
+        "audit": {"group_pattern": "^([abc])/"},
+    }
+    case = prepare(parse_spec(body, folder=Path()))
+    each = np.tile(["a", "b"], 5_400)
+    each[: 2 * sites.get("c", 0) : 2] = "c"
+    test = case.dataset.test.take(np.arange(each.size) % len(case.dataset.test))
+    test = dataclasses.replace(test, ids=np.array([f"{site}/{i}" for i, site in enumerate(each)]))
+    case = dataclasses.replace(case, dataset=dataclasses.replace(case.dataset, test=test))
+    wanted = demand(case)
+    assert np.unique(each[wanted.held_out], return_counts=True)[1].tolist() == list(sites.values())
+    looked = looks(case, wanted, models_of(case, wanted, Store("memory://sites")))
+    assert looked.groups.names == tuple(sites)
+    assert looked.groups.notes == ()
+    points = looked.jobs["audited"][0].points
+    rows = points.test[looked.part["answered"] - points.train.size]
+    assert np.array(list(sites))[looked.groups.number].tolist() == each[rows].tolist()
+    kept = {"a": sites["a"] // 3, "b": 1_800, "c": 3}  # every third one, and all of three
+    assert np.unique(each[rows], return_counts=True)[1].tolist() == [kept[site] for site in sites]
+
+
 def test_other_methods_leave_the_test_set_whole():
     body = {"deletion": {"forget_fraction": 0.1}, "method": {"name": "FineTune"}}
     case = prepare(parse_spec(body, folder=Path()))

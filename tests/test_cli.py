@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from safetensors.torch import save_file
 from unlearnkit.attacks import ATTACKS, LABEL_ONLY, PROBES
 from unlearnkit.audits import cli
 from unlearnkit.audits.battery import PROBES as PROBES_OF
+from unlearnkit.audits.terminal import check_folder
 from unlearnkit.fleet import Progress
 from unlearnkit.methods import METHODS
 from unlearnkit.result import AuditResult
@@ -169,15 +171,22 @@ def test_an_output_folder_that_cannot_be_is_refused_before_training(refused, mon
     said = refused(*asked, "--out", "a" * 300)
     assert said.endswith("a: nothing can be written there (file name too long); name another place with --out")
 
-    def refuse(path: Path, data: bytes) -> None:
-        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+    def refuse(*, prefix: str, dir: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(dir / prefix))
 
     with monkeypatch.context() as patch:
-        patch.setattr("unlearnkit.store.write_atomic", refuse)
+        patch.setattr("tempfile.mkstemp", refuse)
         said = refused(*asked, "--out", "locked")
     assert said == "locked: nothing can be written there (permission denied); name another place with --out"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["locked", "spec.toml"]
     assert not list((tmp_path / "locked").iterdir())
+
+
+def test_an_output_folder_may_be_checked_by_several_at_once_and_keeps_its_files(tmp_path: Path):
+    (tmp_path / ".writable").write_text("somebody's own")
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(check_folder, [tmp_path] * 400)) == [None] * 400  # a refusal would be raised here
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(".writable", "somebody's own")]
 
 
 @pytest.mark.parametrize("command", ["report", "sign"])

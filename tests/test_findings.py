@@ -144,6 +144,12 @@ def test_mia_efficacy_is_read_from_the_margins_in_the_evidence() -> None:
     assert battery.legacy(seen(oracles=0)) == battery.legacy(seen(outputs=False)) == {}
     alone = dataclasses.replace(made, beside_retained=np.ones_like(made.beside_retained))
     assert battery.legacy(alone) == {}
+    none = np.where(made.group == Group.REQUESTED, np.uint8(Group.HEADS), made.group)
+    bare = dataclasses.replace(
+        made, ids=(), logits={}, logit_points=np.empty(0, int), swapped=None, swapped_forget=None
+    )
+    nobody = dataclasses.replace(bare, group=none)
+    assert battery.legacy(nobody) == {}
 
 
 def test_halves_that_trade_places_are_scored_against_the_oracles() -> None:

@@ -55,6 +55,7 @@ STATISTICS = (
     "pool_search.py",
     "hardness.py",
     "swap.py",
+    "sampling.py",
 )
 PRINTS = ("audits/cli.py",)
 
