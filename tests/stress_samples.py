@@ -70,4 +70,6 @@ def stress_evidence(
         "left out": [],
     }
     shown = rng.integers(0, 256, (10, 1, 8, 8)).astype(np.uint8) if images else None
-    return StressEvidence(document, tuple(sets), {name: tuple(np.linspace(4, 3, 10)) for name in ranked}, (), shown)
+    return StressEvidence(
+        document, tuple(sets), {name: tuple(np.linspace(4, 3, min(size, 10))) for name in ranked}, (), shown
+    )

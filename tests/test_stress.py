@@ -22,7 +22,7 @@ from unlearnkit.audits.arena import Found
 from unlearnkit.audits.audit import audit, save_audit
 from unlearnkit.audits.case import Case, demand, prepare
 from unlearnkit.audits.certificate import Scale
-from unlearnkit.audits.gaps import Answers, Instruments, Looked
+from unlearnkit.audits.gaps import Answers, Instruments, Looked, measured
 from unlearnkit.audits.spec import parse_spec
 from unlearnkit.audits.stress import Stress, ask_stress, plan_stress
 from unlearnkit.audits.stress_evidence import StressEvidence, harder, stress_flags, stress_sets
@@ -155,7 +155,7 @@ def test_the_numbers_are_those_of_the_arrays(seen: StressEvidence) -> None:
     assert "class, other than" in found.sentences[4]
     assert found.sentences[4].endswith("trained on. One class; nothing of its kind stands beside it.")
     assert {row.set for row in found.hardness} == {"memorized", "mislabeled", "worst-by-loss"}
-    assert found.sentences[-1].startswith("With fewer than 20 examples in a set, chance alone sets one apart")
+    assert "prediction interval over their gaps" in found.sentences[-1]
 
 
 def test_the_same_again_costs_nothing_and_survives_the_sidecar(seen: StressEvidence, folder: Path) -> None:
@@ -346,11 +346,11 @@ def test_chance_seldom_makes_a_set_clearly_harder(monkeypatch: pytest.MonkeyPatc
 
 def test_small_sets_are_never_called_harder() -> None:
     """At one example in a set chance alone would do so too often."""
-    found = judged(stress_evidence(0, size=19, leak={"memorized": 9.0}))
+    found = judged(stress_evidence(0, size=4, leak={"memorized": 9.0}))
     assert harder(found) == {}
     assert stress_flags(found) == ()
     assert found.sentences[-1] == (
-        "With fewer than 20 examples in a set, chance alone sets one apart: none is called clearly harder."
+        "With fewer than 5 examples in a set, chance alone sets one apart: none is called clearly harder."
     )
 
 
@@ -371,6 +371,23 @@ def test_too_few_random_sets_hold_nothing_against_a_set() -> None:
     assert harder(found) == {}
     assert found.hardness == ()
     assert found.sentences[-1] == "There are too few random sets of their kind to hold these against."
+
+
+def test_the_margin_shift_is_ranked_among_19_oracles_and_not_among_18() -> None:
+    """By hand: the first unlearning by its distance from the mean of all."""
+    one = stress_evidence(0, random=0, found=("memorized",), leak={"memorized": 0.1}).sets[0]
+    rng = np.random.default_rng(0)
+    margins = rng.normal(1.5, 1, (19, one.y.size)).astype(np.float32)
+
+    def p_of(models: int) -> float | None:
+        looked = dataclasses.replace(one, oracles=Answers(margins[:models], margins[:models] > 0))
+        [cell] = measured([looked], classes=10, confidence=0.95, instruments=Instruments()).cells
+        return {m.name: m.p for m in cell.measures}["margin shift"]
+
+    assert p_of(18) is None
+    means = np.concatenate([one.unlearned["SalUn"].margins[:1], margins])[:, :20].mean(axis=1, dtype=np.float64)
+    far = np.abs(means - means.mean())
+    assert p_of(19) == pytest.approx((1 + np.count_nonzero(far[1:] >= far[0])) / 20)
 
 
 # ---- What is no evidence -------------------------------------------------------------------------------------------
