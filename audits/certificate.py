@@ -7,7 +7,7 @@ those that the search looked at before the first number is computed. The numbers
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,13 +86,13 @@ def certify(
     check_judges(arena, found.values(), asked)
     arena.fleet.run([arena.original])
     keys = arena.fleet.run(jobs)
-    return measured(
+    certificate = measured(
         answered(arena, asked, keys),
         classes=int(arena.labels.max()) + 1,
         confidence=scale.confidence,
         instruments=instruments,
-        flags=flags,
     )
+    return replace(certificate, flags=tuple(flags))
 
 
 def ask(
@@ -214,15 +214,4 @@ def other_classes(
     return rng.permutation(np.setdiff1d(labels, np.array(but)))[:most]
 
 
-__all__ = [
-    "Asked",
-    "Candidate",
-    "Certificate",
-    "Instruments",
-    "Scale",
-    "answered",
-    "ask",
-    "certify",
-    "check_judges",
-    "other_classes",
-]
+__all__ = ["Asked", "Candidate", "Scale", "answered", "ask", "certify", "check_judges", "other_classes"]

@@ -27,7 +27,7 @@ from unlearnkit.result import EXIT_CODES, AuditResult, Changed, UsageError
 
 if TYPE_CHECKING:
     from unlearnkit.audits.case import Case
-    from unlearnkit.audits.certificate import Instruments
+    from unlearnkit.audits.gaps import Instruments
     from unlearnkit.audits.spec import Spec
     from unlearnkit.fleet import Progress as FleetProgress
     from unlearnkit.fleet import Watch
@@ -323,7 +323,7 @@ def _instruments() -> Instruments:
     from unlearnkit.attacks import RMIAOffline
     from unlearnkit.attacks.mia_efficacy import mia_efficacy
     from unlearnkit.attacks.signals import confidence
-    from unlearnkit.audits.certificate import Instruments
+    from unlearnkit.audits.gaps import Instruments
     from unlearnkit.types import Known, Observation
 
     def efficacy(forget: Observation, known: Known) -> float:

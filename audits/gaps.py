@@ -7,7 +7,7 @@ of held-out ones. Pure functions, so that `unlearnkit verify` can compute a page
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -25,6 +25,7 @@ Array = NDArray[np.float64]
 Efficacy = Callable[[Observation, Known], float]  # share of the forget set that a membership classifier calls unseen
 UA, RA, TA, MIA = "UA", "RA", "TA", "MIA efficacy"
 MARGIN = "margin shift"
+RANKED = 19  # oracles, from which on the first unlearning is ranked among them: fewer cannot give p <= 0.05
 RETRAINED_UA, AVERAGE_GAP = "retrained UA", "average gap"  # measures of a `Hardness`
 
 
@@ -65,10 +66,10 @@ class Looked:
     unlearned: Mapping[str, Answers]  # by method
 
     def __post_init__(self) -> None:
-        if not 0 < self.retained < self.y.size - self.ids.size or not self.ids.size:
+        if not 0 < self.retained < self.y.size - self.ids.size - 1 or not self.ids.size:
             raise UsageError(
                 f"set {self.name!r}: {self.y.size} points must be {self.ids.size} of the set, {self.retained} retained "
-                "ones and held-out ones, at least one of each"
+                "ones and held-out ones, at least one, one and two of them"
             )
         for name, one in {"oracles": self.oracles, **self.unlearned}.items():
             if one.margins.shape != one.right.shape or one.margins.shape[1:] != self.y.shape or not len(one.margins):
@@ -98,16 +99,25 @@ class Certificate:
     flags: tuple[Flag, ...] = ()
 
 
-def measured(
-    looked: Sequence[Looked], *, classes: int, confidence: float, instruments: Instruments, flags: Sequence[Flag] = ()
-) -> Certificate:
+def measured(looked: Sequence[Looked], *, classes: int, confidence: float, instruments: Instruments) -> Certificate:
     """Everything that a certificate says of these sets. classes: how many there are, 0 to classes - 1."""
     sets = tuple(_set_record(one, classes, confidence) for one in looked)
     methods = dict.fromkeys(method for one in looked for method in one.unlearned)
     cells = tuple(
         _cell(one, method, confidence, instruments) for method in methods for one in looked if method in one.unlearned
     )
-    return Certificate(sets, cells, _hardness(looked, sets, cells, confidence), tuple(flags))
+    return Certificate(sets, cells, _hardness(looked, sets, cells, confidence))
+
+
+def average_gap(one: Looked, method: str) -> float:
+    """Mean distance of UA, RA and TA from retraining, percentage points: `Cell.average_gap` without MIA efficacy."""
+    audited, oracles = _rates(one.unlearned[method], one), _rates(one.oracles, one)
+    return float(np.mean(_distances([(audited[name], oracles[name]) for name in audited])))
+
+
+def _distances(rates: Iterable[tuple[Array, Array]]) -> list[Array]:
+    """Of every rate: how far each audited model is from the mean of the oracles."""
+    return [np.abs(own - others.mean()) for own, others in rates]
 
 
 def _rates(answers: Answers, looked: Looked) -> dict[str, Array]:
@@ -141,18 +151,20 @@ def _cell(one: Looked, method: str, confidence: float, instruments: Instruments)
     margins = [answers.margins[:, one.parts[0]].astype(np.float64) for answers in pair]
     sigma = max(float(np.sqrt(margins[1].var(axis=0, ddof=1).mean())), 1e-12)
     own, others = (group.mean(axis=1) / sigma for group in margins)
-    ranked = oracle_rank(np.concatenate([own[:1], others])[:, None], tolerances=np.ones(1), confidence=confidence)[0]
-    measures.append(_measure(MARGIN, "σ", own, others, confidence, ranked.p))
+    p = None
+    if others.size >= RANKED:
+        row = np.concatenate([own[:1], others])[:, None]
+        p = oracle_rank(row, tolerances=np.ones(1), confidence=confidence)[0].p
+    measures.append(_measure(MARGIN, "σ", own, others, confidence, p))
     for name, attack in instruments.attacks.items():
         own, others = _aucs(attack, one, pair[0].margins)
         measures.append(_measure(f"{name} AUC", "", own, others, confidence))
-    distances = [np.abs(own - others.mean()) for own, others in values.values()]
     floors = [np.abs(others - (others.sum() - others) / (others.size - 1)) for _, others in values.values()]
     return Cell(
         method,
         one.name,
         tuple(measures),
-        mean_interval(np.mean(distances, axis=0), confidence=confidence),
+        mean_interval(np.mean(_distances(values.values()), axis=0), confidence=confidence),
         float(np.mean(floors)),
     )
 
@@ -259,4 +271,15 @@ def told(name: str, hardness: Sequence[Hardness], random: int) -> list[str]:
     return said
 
 
-__all__ = ["AVERAGE_GAP", "MARGIN", "UA", "Answers", "Certificate", "Instruments", "Looked", "measured", "told"]
+__all__ = [
+    "AVERAGE_GAP",
+    "MARGIN",
+    "UA",
+    "Answers",
+    "Certificate",
+    "Instruments",
+    "Looked",
+    "average_gap",
+    "measured",
+    "told",
+]

@@ -48,6 +48,19 @@ def mean_interval(values: Array, *, confidence: float = 0.95) -> Interval:
     return Interval(mean - reach, mean, mean + reach, confidence)
 
 
+def prediction_reach(values: Array, *, confidence: float = 0.95) -> float:
+    """How far from 0 one more value of the same normal law may lie: the farther end of Student's prediction interval.
+
+    Raises `UsageError` for fewer than two values [n].
+    """
+    check_share("confidence", confidence)
+    if values.ndim != 1 or values.size < 2 or not np.isfinite(values).all():
+        raise UsageError(f"prediction: give at least two finite numbers, got {values.tolist()}")
+    n = values.size
+    beyond = stats.t.isf((1 - confidence) / 2, n - 1) * values.std(ddof=1) * math.sqrt(1 + 1 / n)
+    return abs(float(values.mean())) + float(beyond)
+
+
 @dataclass(frozen=True)
 class Among:
     """A found set among random ones, by one number that is larger for harder sets.
@@ -86,4 +99,4 @@ def like_mix(
     return np.sort(np.concatenate(drawn)), True
 
 
-__all__ = ["Among", "among_random", "like_mix", "mean_gap", "mean_interval"]
+__all__ = ["Among", "among_random", "like_mix", "mean_gap", "mean_interval", "prediction_reach"]

@@ -1,14 +1,16 @@
 """Tier `hours`: the method is asked to forget other sets than the requested one, found by a pool of its own.
 
 A pool of models on random halves of the training data finds what is memorized, what looks mislabeled, what is known
-without being trained on, and a whole class; random sets stand beside them. Canaries are never part of a set: they are
-the hardest examples by design. Search and evaluation share no seed and no model (`apart`). The numbers have no
-parameters, like the rest of the battery, and are registered before anything is trained.
+without being trained on, and a whole class; random sets stand beside them. Sets are drawn from retained examples:
+whoever asked to be deleted is in none of them, nor in a picture, although the original that all unlearnings start from
+was trained on them, and the models retrained without a set are too. Canaries are never part of a set: they are the
+hardest examples by design. Search and evaluation share no seed and no model (`apart`). The numbers have no parameters,
+like the rest of the battery, and are registered before anything is trained.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -19,12 +21,12 @@ from unlearnkit.audits.apart import EvaluationSeeds, SearchSeeds
 from unlearnkit.audits.arena import Arena, Found, Rows
 from unlearnkit.audits.case import Case, Demand, method_of
 from unlearnkit.audits.certificate import Candidate, Scale, answered, ask, check_judges, other_classes
-from unlearnkit.audits.gaps import Instruments, Looked, measured
+from unlearnkit.audits.gaps import Looked
 from unlearnkit.audits.pool import UNITS, Pool, pool_jobs, pool_of, search_pool
 from unlearnkit.audits.pool_search import By, memorization
-from unlearnkit.audits.stress_evidence import SHOWN, StressEvidence, hardest_set
+from unlearnkit.audits.stress_evidence import ALL, SHOWN, StressEvidence, hardest_set
 from unlearnkit.fleet import Fleet
-from unlearnkit.hardest import FOUND, RANDOM
+from unlearnkit.hardest import FOUND, RANDOM, drawable
 from unlearnkit.jobs import ModelJob
 from unlearnkit.result import UsageError
 from unlearnkit.types import Method, Need
@@ -48,8 +50,9 @@ _RULES = {
 class Stress:
     """The sets of one audit, made concrete before anything is trained.
 
-    natural: places in `arena.trained` that are no canaries. size: of every set of examples; 0: none is asked for.
-    classes: labels that the class is chosen among. names: of all classes. left_out: what cannot be asked for, and why.
+    natural: places in `arena.trained` that are retained and no canaries. size: of every set of examples; 0: none is
+    asked for. classes: labels that the class is chosen among. names: of all classes. left_out: what cannot be asked
+    for, and why.
     """
 
     arena: Arena
@@ -108,7 +111,7 @@ def plan_stress(case: Case, wanted: Demand, fleet: Fleet, original: ModelJob) ->
     if case.spec.audit.tier != "hours" or method is None:
         return None
     arena = Arena(fleet, original, case.trained, wanted.held_out, wanted.unseen)
-    natural = np.flatnonzero(~np.isin(case.trained, case.heads))
+    natural = np.flatnonzero(np.isin(case.trained, np.setdiff1d(wanted.retain, case.heads)))
     n, left_out = case.trained.size, []
     size = min(wanted.requested.size, n // LARGEST, natural.size - 1)
     others = "memorized, mislabeled, worst-by-loss and random sets"
@@ -117,11 +120,14 @@ def plan_stress(case: Case, wanted: Demand, fleet: Fleet, original: ModelJob) ->
         left_out.append(f"{others}: {method.name} forgets whole classes only.")
     elif size < 1:
         size = 0
-        left_out.append(f"{others}: {n} training examples are too few.")
+        left_out.append(f"{others}: {n} training examples, {natural.size} of them retained, are too few.")
     labels = arena.labels[natural]
     refused: dict[int, str] = {}
     for c in np.unique(labels):
         count = int(np.count_nonzero(labels == c))
+        if count == natural.size:
+            refused[int(c)] = "no other example is retained beside it"
+            continue
         try:
             check_request(method, forget=count, retain=n - count, forget_class=int(c))
         except UsageError as error:
@@ -139,34 +145,35 @@ def ask_stress(stress: Stress) -> StressEvidence:
     if not stress.rules:
         return StressEvidence(document, ())
     try:
-        pool = pool_of(arena, POOL, SearchSeeds(stress.seed))
+        found = _found(stress, pool_of(arena, POOL, SearchSeeds(stress.seed)))
+        seeds = EvaluationSeeds(stress.seed)
+        asked = [
+            ask(arena, one, [stress.method], seeds, SCALE, among=stress.natural, few=True)
+            for one in _candidates(stress, found, seeds)
+        ]
+        check_judges(arena, found.values(), asked)
     except UsageError as error:
-        return StressEvidence(document, (), faults=(f"all of them: {error}",))
-    found = _found(stress, pool)
-    seeds = EvaluationSeeds(stress.seed)
-    asked = [
-        ask(arena, one, [stress.method], seeds, SCALE, among=stress.natural, few=True)
-        for one in _candidates(stress, found, seeds)
-    ]
-    check_judges(arena, found.values(), asked)
+        return StressEvidence(document, (), faults=(f"{ALL}: {error}.",))
     made = iter(arena.fleet.attempt([job for one in asked for job in one.jobs]))
-    faults, whole, keys = [], [], []
+    sets: list[Looked] = []
+    faults = []
     for one in asked:
         results = [next(made) for _ in one.jobs]
         fault = next((result.fault for result in results if result.fault is not None), None)
         if fault is None:
-            whole.append(one)
-            keys += [result.key for result in results]
-        else:
+            try:
+                sets += answered(arena, [one], [result.key for result in results])
+            except UsageError as error:
+                fault = str(error)
+        if fault is not None:
             faults.append(f"{one.candidate.name}: {fault}.")
-    sets = tuple(answered(arena, whole, keys))
     there = {one.name for one in sets}
     ranked = {
         name: tuple(float(score) for score in one.scores[:SHOWN])
         for name, one in found.items()
         if one.scores.size and name in there
     }
-    return StressEvidence(document, sets, ranked, tuple(faults), _images(arena, found, sets, ranked))
+    return StressEvidence(document, tuple(sets), ranked, tuple(faults), _images(arena, found, sets, ranked))
 
 
 def _found(stress: Stress, pool: Pool) -> dict[str, Found]:
@@ -190,31 +197,31 @@ def _members(stress: Stress, label: int) -> Rows:
 
 
 def _candidates(stress: Stress, found: Mapping[str, Found], seeds: EvaluationSeeds) -> list[Candidate]:
-    """The found sets, then the random ones that stand beside all of them."""
+    """The found sets, then the random ones of their kind: of examples, or other classes. Nothing stands beside a class
+    among sets of examples: models retrained without a class answer all of it wrong, so the two are never alike."""
     candidates = [Candidate(name, FOUND, "", one.places, one.forget_class) for name, one in found.items()]
-    rng, beside = seeds.generator("random sets"), tuple(found)
+    rng = seeds.generator("random sets")
     if stress.size:
+        beside = tuple(name for name in found if name != CLASS)
         draws = [np.sort(rng.permutation(stress.natural)[: stress.size]) for _ in range(stress.random)]
         return candidates + [Candidate(f"random {i + 1}", RANDOM, "", p, beside=beside) for i, p in enumerate(draws)]
     chosen = found[CLASS].forget_class
     assert chosen is not None  # of a class
     return candidates + [
-        Candidate(f"class {stress.names[c]}", RANDOM, "", _members(stress, int(c)), int(c), beside)
+        Candidate(f"class {stress.names[c]}", RANDOM, "", _members(stress, int(c)), int(c), (CLASS,))
         for c in other_classes(stress.classes, [chosen], stress.random, rng)
     ]
 
 
 def _images(
-    arena: Arena, found: Mapping[str, Found], sets: tuple[Looked, ...], ranked: Mapping[str, tuple[float, ...]]
+    arena: Arena, found: Mapping[str, Found], sets: Sequence[Looked], ranked: Mapping[str, tuple[float, ...]]
 ) -> Any:
     """Of the hardest examples that the report shows; None where inputs are no images of bytes."""
-    of = [one for one in sets if one.name in ranked]
-    cells = measured(of, classes=int(arena.y.max()) + 1, confidence=0.95, instruments=Instruments()).cells
-    name = hardest_set(cells, ranked)
+    name = hardest_set(sets, ranked)
     if not name:
         return None
     x = arena.fleet.bench.sets.train.take(arena.trained[found[name].places[:SHOWN]]).x.numpy()
-    return np.ascontiguousarray(x) if x.dtype == np.uint8 and x.ndim == 4 and x.shape[1] in (1, 3) else None
+    return np.ascontiguousarray(x) if drawable(x) else None
 
 
 __all__ = ["POOL", "SCALE", "Stress", "ask_stress", "plan_stress"]

@@ -23,8 +23,8 @@ from unlearnkit.audits.attack_search import AttackSearch, attack_search
 from unlearnkit.audits.audit import data_record, original_job
 from unlearnkit.audits.bilevel import Bilevel, bilevel
 from unlearnkit.audits.case import Case, lend
-from unlearnkit.audits.certificate import Certificate, Instruments, Scale, certify
-from unlearnkit.audits.gaps import told
+from unlearnkit.audits.certificate import Scale, certify
+from unlearnkit.audits.gaps import Certificate, Instruments, told
 from unlearnkit.audits.pool import features_of, pool_of, search_pool
 from unlearnkit.audits.pool_search import By
 from unlearnkit.audits.simplex import check_size

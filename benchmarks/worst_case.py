@@ -29,7 +29,8 @@ from unlearnkit.attacks import RMIAOffline
 from unlearnkit.audits.apart import EvaluationSeeds, SearchSeeds
 from unlearnkit.audits.arena import Arena
 from unlearnkit.audits.bilevel import Bilevel, bilevel
-from unlearnkit.audits.certificate import Certificate, Instruments, Scale, certify
+from unlearnkit.audits.certificate import Scale, certify
+from unlearnkit.audits.gaps import Certificate, Instruments
 from unlearnkit.audits.pool import pool_of, search_pool
 from unlearnkit.audits.simplex import random_start
 from unlearnkit.data import Dataset, load

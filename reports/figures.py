@@ -24,8 +24,8 @@ from numpy import ndarray
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
+from unlearnkit.hardest import drawable
 from unlearnkit.reports.letterhead import language
-from unlearnkit.reports.pictures import drawable
 from unlearnkit.result import Interval, Outcome, UsageError
 
 FORGET, HEADS, TWINS, TAILS = 0, 1, 2, 3  # values of `points/group`

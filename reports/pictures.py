@@ -21,11 +21,6 @@ def shaded(value: float | None, most: float, *, places: int) -> dict[str, str]:
     return {"text": numbers.DASH if value is None else numbers.fixed(value, places), "fill": fill}
 
 
-def drawable(images: np.ndarray | None) -> bool:
-    """Whether these are images of bytes, gray or in color, [image, channel, height, width]."""
-    return images is not None and images.ndim == 4 and images.shape[1] in (1, 3) and images.dtype == np.uint8
-
-
 def png(image: UInt8[np.ndarray, "c h w"]) -> bytes:
     """A PNG file, enlarged in whole pixels: the same image, the same bytes."""
     times = max(1, -(-PIXELS // image.shape[1]))
@@ -35,4 +30,4 @@ def png(image: UInt8[np.ndarray, "c h w"]) -> bytes:
     return file.getvalue()
 
 
-__all__ = ["drawable", "png", "shaded"]
+__all__ = ["png", "shaded"]

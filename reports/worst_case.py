@@ -17,10 +17,10 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
-from unlearnkit.hardest import FOUND, RANDOM, WorstCase
+from unlearnkit.hardest import FOUND, RANDOM, WorstCase, drawable
 from unlearnkit.reports import numbers
 from unlearnkit.reports.pdf import _printable, _typeset
-from unlearnkit.reports.pictures import drawable, png, shaded
+from unlearnkit.reports.pictures import png, shaded
 from unlearnkit.result import Interval, UsageError
 from unlearnkit.store import write_atomic
 

@@ -336,7 +336,6 @@ def _stress() -> StressSets:
                     Interval(1.0, 2.4, 3.8),
                     Interval(-1.0, 0.0, 1.0),
                     Interval(0.7, 2.4, 4.1),
-                    0.17,
                 ),
             ),
             Interval(20.1, 22.4 - 3 * i, 24.6),

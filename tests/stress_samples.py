@@ -20,13 +20,18 @@ def stress_evidence(
     random: int = 5,
     size: int = 20,
     images: bool = True,
+    trace: float = 0.0,
 ) -> StressEvidence:
-    """Margins of every set are one law, but for what the method leaves on the sets that `leak` names (in σ)."""
+    """Margins of every set are one law, but for what the method leaves on the sets that `leak` names (in σ).
+
+    trace: what it leaves on every set, in the mean: of each example so much of what the one original that all
+    unlearnings start from remembers of it.
+    """
     rng = np.random.default_rng([seed, 0x57E5])
     points = size + 40 + 30
     names = [*found, *(f"random {i + 1}" for i in range(random))]
 
-    def answers(hard: np.ndarray, models: int, extra: float) -> Answers:
+    def answers(hard: np.ndarray, models: int, extra: float | np.ndarray) -> Answers:
         margins = hard + rng.normal(0, 0.2, (models, 1)) + rng.normal(0, 1, (models, points))
         margins[:, :size] += extra
         return Answers(margins.astype(np.float32), margins > 0)
@@ -34,18 +39,19 @@ def stress_evidence(
     sets: list[Looked] = []
     for i, name in enumerate(names):
         hard = rng.normal(1.5, 1.5, points)
+        remembered = trace * rng.exponential(1, size) if trace else 0.0
         sets.append(
             Looked(
                 name,
                 "found" if name in found else "random",
                 "",
                 3 if name == "class" else None,
-                () if name in found else tuple(found),
+                () if name in found else tuple(other for other in found if other != "class"),
                 np.array([f"simulated/{i}/{j}" for j in range(size)]),
                 np.full(points, 3) if name == "class" else rng.integers(0, 10, points),
                 40,
                 answers(hard, 5, 0.0),
-                {"SalUn": answers(hard, 3, (leak or {}).get(name, 0.0))},
+                {"SalUn": answers(hard, 3, (leak or {}).get(name, 0.0) + remembered)},
             )
         )
     ranked = [name for name in found if name != "class"]
@@ -64,4 +70,6 @@ def stress_evidence(
         "left out": [],
     }
     shown = rng.integers(0, 256, (10, 1, 8, 8)).astype(np.uint8) if images else None
-    return StressEvidence(document, tuple(sets), {name: tuple(np.linspace(4, 3, 10)) for name in ranked}, (), shown)
+    return StressEvidence(
+        document, tuple(sets), {name: tuple(np.linspace(4, 3, min(size, 10))) for name in ranked}, (), shown
+    )

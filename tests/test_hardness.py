@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from unlearnkit.audits.hardness import among_random, like_mix, mean_gap, mean_interval
+from unlearnkit.audits.hardness import among_random, like_mix, mean_gap, mean_interval, prediction_reach
 from unlearnkit.result import UsageError
 
 
@@ -38,6 +38,17 @@ def test_welchs_interval_covers():
         assert gap.high is not None
         covered += gap.low <= 0 <= gap.high
     assert 0.93 < covered / 2000 < 0.975
+
+
+def test_one_more_value_lies_within_the_prediction_interval():
+    rng = np.random.default_rng(0)
+    values = rng.normal(3, 1, (4000, 6))
+    reach = np.array([prediction_reach(row[:5], confidence=0.9) for row in values])
+    assert reach[0] == pytest.approx(values[0, :5].mean() + stats.t.isf(0.05, 4) * values[0, :5].std(ddof=1) * 1.2**0.5)
+    assert np.mean(values[:, 5] > reach) == pytest.approx(0.05, abs=0.012)  # one end of two
+    assert prediction_reach(-values[0, :5], confidence=0.9) == reach[0]
+    with pytest.raises(UsageError, match=r"prediction: give at least two finite numbers, got \[1.0\]"):
+        prediction_reach(np.array([1.0]))
 
 
 def test_the_found_set_is_ranked_among_the_random_ones():

@@ -48,7 +48,7 @@ def written(kind: str = "examples") -> tuple[AuditResult, bytes]:
         return result_of(class_evidence(1, oracles=19), plan(kind="class"))
     if kind == "hours":
         made = evidence(1, oracles=6, requested=12, twins=12, canaries=0, unlearned=6)
-        other = stress_evidence(1, found=("memorized", "class"), random=2, leak={"memorized": 4.0})
+        other = stress_evidence(1, found=("memorized", "class"), leak={"memorized": 4.0})
         fixed = plan(tier="hours", classes=sample("fail").result.data.classes)
         return result_of(dataclasses.replace(made, stress=other), fixed)
     if kind == "seconds":
@@ -449,13 +449,13 @@ def test_other_sets_are_registered_and_cannot_go_missing(tmp_path: Path) -> None
     ("drop", "named"),
     [
         (lambda stress: dataclasses.replace(stress, sets=stress.sets[1:], hardest={}), "stress.sets.found is ["),
-        (lambda stress: dataclasses.replace(stress, sets=stress.sets[:-1]), "stress.sets.random is 2 in the file"),
+        (lambda stress: dataclasses.replace(stress, sets=stress.sets[:-1]), "stress.sets.random is 5 in the file"),
         (
             lambda stress: dataclasses.replace(stress, sets=(fewer(stress.sets[0]), *stress.sets[1:])),
             "stress.sets.unlearnings is 3 in the file, the evidence gives [2, 3]",
         ),
         (
-            lambda stress: dataclasses.replace(stress, sets=stress.sets[:-1], faults=("random 2: no memory.",)),
+            lambda stress: dataclasses.replace(stress, sets=stress.sets[:-1], faults=("random 5: no memory.",)),
             "",
         ),
     ],

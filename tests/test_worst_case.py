@@ -14,7 +14,7 @@ import pytest
 from unlearnkit.attacks import ATTACKS
 from unlearnkit.audits import audit, cli
 from unlearnkit.audits.case import prepare
-from unlearnkit.audits.certificate import Instruments
+from unlearnkit.audits.gaps import Instruments
 from unlearnkit.audits.spec import parse_spec
 from unlearnkit.audits.worst_case import plan, save_worst_case, worst_case
 from unlearnkit.fleet import Fleet

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import ConfigDict
 
 from unlearnkit.result import Cell, DataRecord, Environment, Evidence, Flag, Hardness, SetRecord, opened, sealed
@@ -78,4 +80,9 @@ class WorstCase:
         return opened(cls, text, what=what, kind="worst-case result", mark="searches", schema=SCHEMA)
 
 
-__all__ = ["FOUND", "RANDOM", "SCHEMA", "SearchRecord", "TraceStep", "WorstCase"]
+def drawable(images: NDArray[Any] | None) -> bool:
+    """Whether these are images of bytes, gray or in color, [image, channel, height, width]."""
+    return images is not None and images.ndim == 4 and images.shape[1] in (1, 3) and images.dtype == np.uint8
+
+
+__all__ = ["FOUND", "RANDOM", "SCHEMA", "SearchRecord", "TraceStep", "WorstCase", "drawable"]

@@ -294,7 +294,7 @@ class Measure:
     audited: Interval  # mean over unlearnings with different seeds
     oracles: Interval
     gap: Interval  # audited minus oracles
-    p: float | None = None  # exact rank among the oracles, where there is a test
+    p: float | None = None  # exact rank of the first unlearning among the oracles, where at least 19 are ranked
 
 
 @dataclass(frozen=True)
@@ -334,9 +334,9 @@ class HardExample:
 class StressSets:
     """Tier `hours`: the method asked to forget other sets than the requested one, each against its own oracles.
 
-    Says what a request for harder examples would meet; no verdict hangs on it. hardest: of the found set with the
-    largest average gap, in the order of `unit`. floor: the average gap of one oracle against the others, the
-    mean over sets.
+    Says what a request for harder examples would meet; no verdict hangs on it. No requested example is in a set.
+    hardest: of the found set with the largest average gap, in the order of `unit`. floor: the average gap of one oracle
+    against the others, the mean over sets.
     """
 
     method: str
