@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from unlearnkit.audits import canaries
 from unlearnkit.audits.duplicates import copies
-from unlearnkit.audits.sampling import evenly as evenly  # certificate.py imports it from here
 from unlearnkit.audits.spec import Spec
 from unlearnkit.data import Dataset, load
 from unlearnkit.jobs import Sets, TrainJob

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from unlearnkit.audits.apart import EvaluationSeeds, check_apart
 from unlearnkit.audits.arena import Arena, Found, Rows
-from unlearnkit.audits.case import evenly
 from unlearnkit.audits.gaps import Answers, Certificate, Instruments, Looked, measured
 from unlearnkit.audits.hardness import like_mix
+from unlearnkit.audits.sampling import evenly
 from unlearnkit.hardest import FOUND, RANDOM
 from unlearnkit.jobs import ObserveJob, Points
 from unlearnkit.result import Flag, UsageError
