@@ -271,7 +271,7 @@ def _pages(pdf: bytes, typeset: bytes, *, signed: bool, worded: bool) -> Check:
         f"typeset again from the attached result, they are the same bytes{worded_by}"
         if same
         else "typeset again from the attached result, they differ: the pages were changed, or another version of "
-        "unlearnkit, Typst or Matplotlib wrote them",
+        "unlearnkit, Typst, Matplotlib or Pillow wrote them",
     )
 
 

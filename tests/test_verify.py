@@ -518,7 +518,7 @@ def test_a_report_whose_attached_result_was_changed_is_refused(tmp_path: Path) -
     path.write_bytes(_with_attachment(pdf(), other.to_json().encode(), sidecar))
     checked = verify_file(path)
     assert [check.passed for check in checked.checks] == [True, True, False]
-    assert "they differ: the pages were changed" in checked.checks[-1].sentence
+    assert checked.checks[-1].sentence.endswith("another version of unlearnkit, Typst, Matplotlib or Pillow wrote them")
     body = json.loads(result.to_json())
     body["tests"][0]["p"] = step(body["tests"][0]["p"])
     path.write_bytes(_with_attachment(pdf(), reseal(body).encode(), sidecar))
