@@ -336,6 +336,8 @@ def test_the_audit_registers_asks_judges_and_verifies(
         "other sets: 16 trainings on random halves, then 18 retrainings and 18 unlearnings for 4 found and 5 random "
         "sets",
     ]
+    [flag] = [flag for flag in result.flags if flag.name == "SWAP test left out"]
+    assert flag.sentence == "It needs 20 requested examples that are no canaries, and here are 9."
     assert result.stress is not None
     assert [one.size for one in result.stress.sets] == [9, 9, 9, 30, 9, 9, 9, 9, 9]
     assert result.registration is not None
