@@ -496,6 +496,7 @@ def audit(
     request, data, canaries = _request(case, wanted), data_record(case), _canary_record(case, wanted)
     keys = {name: [fleet.key(job) for job in group] for name, group in looked.asked.items()}
     stress = plan_stress(case, wanted, fleet, models.original)
+    rules = None if stress is None else {**stress.document, "points": _stress_points(stress)}
     registration = register(
         store,
         plan,
@@ -504,7 +505,7 @@ def audit(
         canaries=canaries,
         models=keys,
         groups=looked.groups.number,
-        stress=None if stress is None else stress.document,
+        stress=rules,
     )
     if say is not None:
         for sentence in _cost(models, looked, stress):
@@ -514,8 +515,8 @@ def audit(
     read, left_out = _answered(made, looked)
     seen = {name: there[name] for name in looked.jobs}
     evidence = gather(looked, (*wanted.notes, *looked.groups.notes, *looked.notes, *left_out), store, seen, read)
-    if stress is not None:
-        evidence = replace(evidence, stress=ask_stress(stress))
+    if stress is not None and rules is not None:
+        evidence = replace(evidence, stress=replace(ask_stress(stress), document=rules))
     sidecar = evidence.to_bytes()
     judgement = judge(evidence, plan)
     record = _oracle_record(fleet, models, made["oracles"]) if models.oracles else None
@@ -564,6 +565,14 @@ def audit(
         privacy=_privacy_record(case, evidence, plan),
     )
     return result, sidecar
+
+
+def _stress_points(stress: Stress) -> dict[str, list[int]]:
+    """How many points of a set of examples, and of each class that may be chosen, and how many retained and held-out
+    ones beside them."""
+    labels, held_out = stress.arena.labels[stress.natural], evenly(stress.arena.held_out).size
+    sizes = {"examples": stress.size} | {str(c): int(np.count_nonzero(labels == c)) for c in stress.classes}
+    return {name: [size, evenly(np.arange(stress.natural.size - size)).size, held_out] for name, size in sizes.items()}
 
 
 def _cost(models: Models, looked: Looks, stress: Stress | None) -> list[str]:
