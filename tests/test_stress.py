@@ -345,4 +345,5 @@ def test_the_audit_registers_asks_judges_and_verifies(
     assert set(rules["rules"]) == {"memorized", "mislabeled", "worst-by-loss", "class"}
     assert len(rules["pool"]) == 16
     assert (rules["size"], rules["random"], rules["oracles"], rules["unlearnings"]) == (9, 5, 2, 2)
+    assert rules["points"] == {"examples": [9, 81, 30], **{label: [30, 60, 30] for label in "012"}}
     assert verify_file(save_audit(tmp_path / "out", result, sidecar)).passed

@@ -550,6 +550,14 @@ def test_other_sets_are_registered_and_cannot_go_missing(tmp_path: Path) -> None
             "stress.sets.unlearnings is 3 in the file, the evidence gives [2, 3]",
         ),
         (
+            lambda stress: dataclasses.replace(stress, sets=(stress.sets[0], cut(stress.sets[1], 1), *stress.sets[2:])),
+            "stress.sets.points.class[0] is 20 in the file, the evidence gives 19",
+        ),
+        (
+            lambda stress: dataclasses.replace(stress, sets=(*stress.sets[:-1], cut(stress.sets[-1], 0))),
+            "stress.sets.points.random 2[2] is 30 in the file, the evidence gives 29",
+        ),
+        (
             lambda stress: dataclasses.replace(stress, sets=stress.sets[:-1], faults=("random 2: no memory.",)),
             "",
         ),
@@ -570,6 +578,22 @@ def fewer(one: Looked) -> Looked:
     """The same set, one unlearning of it gone."""
     answers = one.unlearned["SalUn"]
     return dataclasses.replace(one, unlearned={"SalUn": Answers(answers.margins[1:], answers.right[1:])})
+
+
+def cut(one: Looked, ids: int) -> Looked:
+    """The same set without one of its points: an example of the set, or a held-out one."""
+    gone = 0 if ids else one.y.size - 1
+
+    def rest(answers: Answers) -> Answers:
+        return Answers(np.delete(answers.margins, gone, axis=1), np.delete(answers.right, gone, axis=1))
+
+    return dataclasses.replace(
+        one,
+        ids=one.ids[ids:],
+        y=np.delete(one.y, gone),
+        oracles=rest(one.oracles),
+        unlearned={name: rest(answers) for name, answers in one.unlearned.items()},
+    )
 
 
 def test_missing_files(tmp_path: Path) -> None:
