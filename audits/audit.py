@@ -179,6 +179,7 @@ class Looks:
     part: dict[str, NDArray[np.int64]]  # name -> positions among the points of the jobs
     groups: Groups  # of the held-out examples whose answers are kept, part "answered"
     swap_forget: NDArray[np.bool_] | None  # what the first model of each pair forgets, [pair, requested point]
+    notes: tuple[Flag, ...]  # what is not asked, and why
 
     @property
     def asked(self) -> dict[str, Sequence[Job]]:
@@ -225,11 +226,11 @@ def looks(case: Case, wanted: Demand, models: Models) -> Looks:
         name = f"look at an untrained copy of {models.original.name}"
         copy = ObserveJob(name, (models.original,), Points(asked, _NOBODY), logits=True, treatments=(DRAWN_ANEW,))
         further[f"{UNTRAINED}/original"] = [copy]
-    swap_forget = None
-    if (pairs := _swap_pairs(case, wanted)) is not None:
+    swap_forget, notes = None, tuple(Flag(f"{SWAP} left out", why) for why in _not_swapped(case, wanted))
+    if not notes and (pairs := _swap_pairs(case, wanted)) is not None:
         further[f"{SWAP}/pairs"], swap_forget = pairs
     ids = tuple(case.train.ids[wanted.requested].tolist())
-    return Looks(jobs, _probes(case, wanted, models), further, y, ids, part, groups, swap_forget)
+    return Looks(jobs, _probes(case, wanted, models), further, y, ids, part, groups, swap_forget, notes)
 
 
 def _groups(case: Case, wanted: Demand) -> tuple[Groups, NDArray[np.int64], NDArray[np.int64]]:
@@ -266,11 +267,22 @@ def _treated(wanted: Demand, models: Models) -> dict[str, list[ObserveJob]]:
     }
 
 
+def _not_swapped(case: Case, wanted: Demand) -> list[str]:
+    """Why tier `hours` runs no SWAP test on this request; empty where it does, and of the other tiers."""
+    if case.spec.audit.tier != "hours":
+        return []
+    if wanted.kind == "class":
+        return ["It deals single examples into two halves that trade places; this request is for a whole class."]
+    if (size := wanted.requested.size) < LEAST_SWAPPED:
+        return [f"It needs {LEAST_SWAPPED} requested examples that are no canaries, and here are {size}."]
+    return []
+
+
 def _swap_pairs(case: Case, wanted: Demand) -> tuple[list[ObserveJob], NDArray[np.bool_]] | None:
     """Tier `hours`: the requested examples dealt into two halves that trade places; of an odd number the last one is
-    in neither."""
+    in neither. It refuses to start without a method."""
     method, pool = method_of(case, required=False), wanted.requested[: wanted.requested.size // 2 * 2]
-    if case.spec.audit.tier != "hours" or wanted.kind == "class" or pool.size < LEAST_SWAPPED or method is None:
+    if case.spec.audit.tier != "hours" or method is None:
         return None
     return swap_jobs(
         case.recipe,
@@ -505,13 +517,13 @@ def audit(
         stress=None if stress is None else stress.document,
     )
     if say is not None:
-        for sentence in _cost(models, stress):
+        for sentence in _cost(models, looked, stress):
             say(sentence)
     made = _made(fleet, looked)
     there = {name: [one.key for one in group if not one.fault] for name, group in made.items()}
     read, left_out = _answered(made, looked)
     seen = {name: there[name] for name in looked.jobs}
-    evidence = gather(looked, (*wanted.notes, *looked.groups.notes, *left_out), store, seen, read)
+    evidence = gather(looked, (*wanted.notes, *looked.groups.notes, *looked.notes, *left_out), store, seen, read)
     if stress is not None:
         evidence = replace(evidence, stress=ask_stress(stress))
     sidecar = evidence.to_bytes()
@@ -564,13 +576,14 @@ def audit(
     return result, sidecar
 
 
-def _cost(models: Models, stress: Stress | None) -> list[str]:
+def _cost(models: Models, looked: Looks, stress: Stress | None) -> list[str]:
     """What tier `hours` takes, in sentences; nothing of the other tiers."""
     if stress is None:
         return []
-    count = len(models.ensemble)
+    count, swapped = len(models.ensemble), len(looked.further.get(f"{SWAP}/pairs", ()))
     return [
         f"{len(models.oracles)} retrainings, {count} further originals and {count} unlearnings of them",
+        *([f"{SWAP}: {swapped} trainings and as many unlearnings"] if swapped else []),
         stress.cost,
     ]
 

@@ -263,11 +263,12 @@ def judge(evidence: Evidence, plan: Plan) -> Judgement:
     )
     singles = single_examples(evidence, plan)
     copies = compressed(evidence, plan, ATTACKS[0])
-    noticed = design is not None and judged["audited"][-1][0].p_adjusted <= plan.significance
+    # That the model as it is shows nothing is a strong thing to say too: uncorrected, as for a trace.
+    noticed = design is not None and judged["audited"][-1][0].finding.p <= plan.significance
     others = _other_sets(evidence, plan)
     flags = (
         *_flags(evidence, plan, design, trace=trace, caught=caught),
-        *([] if noticed else _comes_back(copies, plan)),
+        *([] if noticed or design is None else _comes_back(design, copies, judged["audited"][-1][0].finding.p, plan)),
         *_flagged(singles),
         *(stress_flags(others) if others is not None else ()),
         *evidence.notes,
@@ -559,19 +560,20 @@ def _flags(evidence: Evidence, plan: Plan, design: CoinDesign | None, *, trace: 
     return flags
 
 
-def _comes_back(copies: Sequence[Compressed], plan: Plan) -> list[Flag]:
-    """Compressed copies that show what the model as it is does not."""
+def _comes_back(design: CoinDesign, copies: Sequence[Compressed], p: float, plan: Plan) -> list[Flag]:
+    """Compressed copies that show what the model as it is, with this p, does not. That they differ is not tested."""
     found = [copy for copy in copies if copy.p_adjusted <= plan.significance]
     if not found:
         return []
     told = "; ".join(
         f"{copy.told}: AUC {copy.coin.auc.value:.3f}, adjusted p = {copy.p_adjusted:.2g}" for copy in found
     )
+    apart = "deleted and never-used canaries" if design.exact else "requested and held-out examples"
     return [
         Flag(
             "leak comes back",
-            f"The coin test sees a trace in compressed copies of the model that it does not see in the model as it is "
-            f"({told}). Who rounds or prunes it for use undoes a part of the deletion.",
+            f"Compressed copies of the model tell {apart} apart ({told}), while the model as it is does not show it "
+            f"(p = {p:.2g}).",
         )
     ]
 

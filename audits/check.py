@@ -46,10 +46,10 @@ from unlearnkit.audits.ledger import (
 )
 from unlearnkit.audits.multiplicity import holm_families
 from unlearnkit.audits.rank import allowed_rank, margin_z, oracle_rank, oracles_needed
-from unlearnkit.audits.treatments import (
+from unlearnkit.audits.rechecks import (
+    RECHECKS,
     RELEARNED,
     SHIPPED,
-    TREATMENTS,
     content,
     margins_of,
     reading_of,
@@ -317,19 +317,19 @@ def compare(
     original: nn.Module | None = None,
     tolerances: Tolerances | None = None,
     significance: float = 0.05,
-    treatments: Sequence[str] = tuple(TREATMENTS),
+    treatments: Sequence[str] = tuple(RECHECKS),
     name: str = "forgotten",
 ) -> Checked:
     """Hold a model against models retrained without the forget set, without a ledger: for tests of one's own.
 
     original: the model before the deletion, to know whether the check would notice it. treatments: names from
-    `treatments.TREATMENTS`. Raises UsageError for fewer than two oracles and for an unknown treatment.
+    `rechecks.RECHECKS`. Raises UsageError for fewer than two oracles and for an unknown treatment.
     """
     if len(oracles) < 2:
         raise UsageError(f"assert_forgotten: needs at least 2 retrained models to compare with, got {len(oracles)}")
-    unknown = [one for one in treatments if one not in TREATMENTS]
+    unknown = [one for one in treatments if one not in RECHECKS]
     if unknown:
-        hint = nearest(unknown[0], TREATMENTS) or f"; there are {', '.join(TREATMENTS)}"
+        hint = nearest(unknown[0], RECHECKS) or f"; there are {', '.join(RECHECKS)}"
         raise UsageError(f"assert_forgotten: unknown treatment {unknown[0]!r}{hint}")
     usual = tolerances or Tolerances()
     kind = "examples" if splits.forget_class is None else "class"
@@ -338,7 +338,7 @@ def compare(
         groups["unseen"] = splits.twins
     numbers: list[_Number] = []
     for treatment in treatments:
-        treat = TREATMENTS[treatment]
+        treat = RECHECKS[treatment]
         treated, others = treat(model), [treat(oracle) for oracle in oracles]
         for group, examples in groups.items():
             margins = np.stack([margins_of(one, examples) for one in others])
@@ -368,7 +368,7 @@ class _Treated:
             assert reference.relearning is not None
             return {"accuracy": relearned(self._model, examples, reference.relearning)}
         if reading.treatment not in self._made:
-            self._made[reading.treatment] = TREATMENTS[reading.treatment](self._model)
+            self._made[reading.treatment] = RECHECKS[reading.treatment](self._model)
         return statistics(margins_of(self._made[reading.treatment], examples))
 
 
@@ -400,7 +400,7 @@ def _measured(one: Deletion, entry: Entry | None, data: Data, treated: _Treated)
         for reading in reference.readings:
             if reading.group != points.group:
                 continue
-            if reading.treatment not in (*TREATMENTS, RELEARNED):
+            if reading.treatment not in (*RECHECKS, RELEARNED):
                 rows.append(
                     Row(
                         one.id,

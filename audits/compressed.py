@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from unlearnkit.audits.coin import CoinResult
+from unlearnkit.audits.coin import CoinResult, coin_tests
 from unlearnkit.audits.designs import Plan, coin_design
 from unlearnkit.audits.evidence import Evidence, FloatArray
 from unlearnkit.audits.findings import rounded
@@ -36,8 +36,7 @@ class Compressed:
 def compressed(evidence: Evidence, plan: Plan, attack: Attack, *, permutations: int = 9999) -> tuple[Compressed, ...]:
     """The coin test of every compressed copy in the evidence. attack: what scores the points where no oracle is."""
     design = coin_design(evidence)
-    names = [name for name in COMPRESSED if f"{name}/audited" in evidence.treated]
-    if design is None or not names:
+    if design is None or not evidence.treated:
         return ()
     rows = design.rows(evidence)
     if not np.array_equal(rows, evidence.treated_points):
@@ -50,13 +49,22 @@ def compressed(evidence: Evidence, plan: Plan, attack: Attack, *, permutations: 
         return attack.score(Observation(rows.astype(str), evidence.label[rows], margins[:, None])).values
 
     heads = design.heads(evidence)
-    coins = [design.test(scores(f"{name}/audited"), evidence, plan, permutations=permutations) for name in names]
+    coins = coin_tests(  # as `design.test`, with one set of shuffles for all copies
+        [scores(f"{name}/audited") for name in COMPRESSED],
+        heads,
+        tolerance=plan.tolerances.auc,
+        strata=None if design.exact else evidence.label[rows],
+        permutations=permutations,
+        confidence=plan.confidence,
+        power=plan.power,
+        seed=plan.seed,
+    )
     adjusted = holm(np.array([coin.p for coin in coins])).tolist()
-    originals = (scores(f"{name}/original") for name in names)
+    originals = (scores(f"{name}/original") for name in COMPRESSED)
     areas = [auc(part[heads], part[~heads]) for part in originals]
     return tuple(
         Compressed(_told(name), coin, p, area)
-        for name, coin, p, area in zip(names, coins, adjusted, areas, strict=True)
+        for name, coin, p, area in zip(COMPRESSED, coins, adjusted, areas, strict=True)
     )
 
 

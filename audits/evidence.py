@@ -16,6 +16,7 @@ from scipy.special import expit
 
 from unlearnkit.audits.stress_evidence import StressEvidence
 from unlearnkit.result import Flag, UsageError
+from unlearnkit.treatments import COMPRESSED
 
 FloatArray = NDArray[np.float64]
 LEFT_OUT = "probe left out"  # name of the note about a probe that not every model answered
@@ -111,7 +112,7 @@ class Evidence:
         self._check_part("beside", self.beside, self.beside_retained.size)
         self._check_numbers("readings", self.readings, "a probe is put to")
         self._check_numbers("legacy", self.legacy, "a published number is computed for")
-        _check_both("treated", self.treated, ("original", "audited"), "treated are")
+        self._check_treated()
         self._check_positions()
         unscored = {f"{name.partition('/')[0]}/{model}" for name in self.scores for model in self.margins}
         if absent := sorted(unscored - set(self.scores)):
@@ -123,6 +124,15 @@ class Evidence:
             if values.ndim != 1 or not np.isfinite(values).all():
                 raise UsageError(f"evidence: {what}/{name} must be finite, one per model, got shape {values.shape}")
         _check_both(what, numbers, PROBED_MODELS, why)
+
+    def _check_treated(self) -> None:
+        """All copies or none: with one of them gone, the others would be corrected for fewer."""
+        expected = {f"{treatment}/{model}" for treatment in COMPRESSED for model in ("original", "audited")}
+        if self.treated and (wrong := sorted(expected ^ set(self.treated))):
+            fault = "missing" if wrong[0] in expected else "not known"
+            raise UsageError(
+                f"evidence: treated/{wrong[0]} is {fault}; original and audited are treated to {', '.join(COMPRESSED)}"
+            )
 
     def _check_positions(self) -> None:
         """What is said of some of the points must be about points that are there."""
@@ -248,7 +258,7 @@ class Evidence:
     def from_bytes(cls, data: bytes, *, what: str = "evidence") -> Evidence:
         """Read a sidecar back."""
         try:
-            arrays = load(data)
+            arrays = dict(sorted(load(data).items()))  # as read, their order is left to chance
             part = {
                 prefix: {
                     name.removeprefix(f"{prefix}/"): a for name, a in arrays.items() if name.startswith(f"{prefix}/")

@@ -227,7 +227,7 @@ def assert_forgotten(
     left out, all of them. record_property: pytest's fixture, to keep the figures.
     """
     from unlearnkit.audits.check import compare
-    from unlearnkit.audits.treatments import TREATMENTS
+    from unlearnkit.audits.rechecks import RECHECKS
 
     one = compare(
         model,
@@ -236,7 +236,7 @@ def assert_forgotten(
         original=original,
         tolerances=tolerances,
         significance=significance,
-        treatments=tuple(TREATMENTS) if treatments is None else treatments,
+        treatments=tuple(RECHECKS) if treatments is None else treatments,
         name="forget set",
     )
     if record_property is not None:

@@ -30,16 +30,14 @@ from unlearnkit.audits.ledger import (
     hashed,
     today,
 )
-from unlearnkit.audits.sampling import exactly
-from unlearnkit.audits.spec import Spec, parse_spec
-from unlearnkit.audits.treatments import (
+from unlearnkit.audits.rechecks import (
     BATCH,
     LR,
+    RECHECKS,
     RELEARNED,
     SHIPPED,
     SHOWN,
     STEPS,
-    TREATMENTS,
     content,
     margins_of,
     reading_of,
@@ -47,6 +45,8 @@ from unlearnkit.audits.treatments import (
     rounded,
     statistics,
 )
+from unlearnkit.audits.sampling import exactly
+from unlearnkit.audits.spec import Spec, parse_spec
 from unlearnkit.result import AuditResult, UsageError, evidence_path
 from unlearnkit.store import Store, canonical
 from unlearnkit.types import Examples
@@ -160,12 +160,12 @@ def _reference(result: AuditResult, evidence: Evidence, case: Case | None, salt:
     relearning: Relearning | None = None
     missing: dict[str, str] = {}
     if not evidence.oracles:
-        missing = dict.fromkeys([*TREATMENTS, RELEARNED], "the audit retrained no model to compare with")
+        missing = dict.fromkeys([*RECHECKS, RELEARNED], "the audit retrained no model to compare with")
     else:
         readings = [_shipped(group, evidence) for group in groups]
         models, why = _oracles(result, case, store)
         if models is None or case is None:
-            missing = dict.fromkeys([*list(TREATMENTS)[1:], RELEARNED], why)
+            missing = dict.fromkeys([*list(RECHECKS)[1:], RELEARNED], why)
         else:
             readings += _treated(groups, models)
             relearning = _how_to_relearn(result, groups)
@@ -246,7 +246,7 @@ def _oracles(result: AuditResult, case: Case | None, store: Store | None) -> tup
 
 def _treated(groups: Sequence[_Group], models: Sequence[nn.Module]) -> list[Reading]:
     readings = []
-    for name, treat in list(TREATMENTS.items())[1:]:
+    for name, treat in list(RECHECKS.items())[1:]:
         treated = [treat(model) for model in models]
         for group in groups:
             assert group.examples is not None

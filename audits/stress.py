@@ -24,6 +24,7 @@ from unlearnkit.audits.certificate import Candidate, Scale, answered, ask, check
 from unlearnkit.audits.gaps import Looked
 from unlearnkit.audits.pool import UNITS, Pool, pool_jobs, pool_of, search_pool
 from unlearnkit.audits.pool_search import By, memorization
+from unlearnkit.audits.sampling import evenly
 from unlearnkit.audits.stress_evidence import ALL, SHOWN, StressEvidence, hardest_set
 from unlearnkit.fleet import Fleet
 from unlearnkit.hardest import FOUND, RANDOM, drawable
@@ -74,6 +75,14 @@ class Stress:
         """How many sets stand beside the found ones: of examples, or of other classes."""
         return SCALE.random if self.size else max(0, min(SCALE.random, self.classes.size - 1))
 
+    @property
+    def points(self) -> dict[str, list[int]]:
+        """How many points of a set of examples, and of each class that may be chosen, and how many retained and
+        held-out ones beside them."""
+        labels, held_out = self.arena.labels[self.natural], evenly(self.arena.held_out).size
+        sizes = {"examples": self.size} | {str(c): int(np.count_nonzero(labels == c)) for c in self.classes}
+        return {name: [n, evenly(np.arange(self.natural.size - n)).size, held_out] for name, n in sizes.items()}
+
     @cached_property
     def document(self) -> dict[str, Any]:
         """What is fixed beforehand. The sets follow from the pool by their rules, all seeds from one."""
@@ -83,6 +92,7 @@ class Stress:
             "rules": self.rules,
             "units": {name: UNITS[by] for name, by in _BY.items() if name in self.rules},
             "size": self.size,
+            "points": self.points,
             "of": self.arena.trained.size,
             "random": self.random,
             "shared": bool(self.size),

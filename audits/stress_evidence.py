@@ -52,7 +52,12 @@ class StressEvidence:
     def planned(self) -> dict[str, Any]:
         """What was registered, to be set beside `done`."""
         names = ("random", "size", "oracles", "unlearnings")
-        return {"found": sorted(self.document["rules"]), **{name: self.document[name] for name in names}}
+        points = self.document.get("points", {})
+        return {
+            "found": sorted(self.document["rules"]),
+            **{name: self.document[name] for name in names},
+            "points": {one.name: points[_sized(one)] for one in self.sets if points},
+        }
 
     @property
     def done(self) -> dict[str, Any]:
@@ -71,6 +76,11 @@ class StressEvidence:
             "found": sorted(there | lost),
             "random": len(self.sets) - len(there) + len(failed - lost),
             **{name: found.pop() if len(found) == 1 else self._usual(name, found) for name, found in counts.items()},
+            "points": {
+                one.name: [one.ids.size, one.retained, one.y.size - one.ids.size - one.retained]
+                for one in self.sets
+                if "points" in self.document
+            },
         }
 
     def _usual(self, name: str, found: set[int]) -> Any:
@@ -137,6 +147,11 @@ class StressEvidence:
             faults=tuple(about["faults"]),
             images=arrays.get(f"{PREFIX}images"),
         )
+
+
+def _sized(one: Looked) -> str:
+    """By what a document names the points of a set: of each class its own, of examples the same."""
+    return "examples" if one.forget_class is None else str(one.forget_class)
 
 
 def hardest_set(sets: Sequence[Looked], ranked: Mapping[str, tuple[float, ...]]) -> str:

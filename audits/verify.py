@@ -10,11 +10,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from unlearnkit.audits.audit import captions
-from unlearnkit.audits.battery import ATTACKS, BATTERY, ORACLES, judge
+from unlearnkit.audits.battery import ATTACKS, BATTERY, ORACLES, PROBED, judge
 from unlearnkit.audits.designs import Plan, Tolerances
-from unlearnkit.audits.evidence import LEFT_OUT, Evidence, Group
-from unlearnkit.audits.findings import measured_epsilon
+from unlearnkit.audits.evidence import LEFT_OUT, PROBED_MODELS, SWAP, UNTRAINED, Evidence, Group
+from unlearnkit.audits.findings import MIA_EFFICACY, measured_epsilon
 from unlearnkit.audits.registration import grouped, json_plain
 from unlearnkit.audits.signing import check_pdf, check_statement, is_signed
 from unlearnkit.audits.signing import statement as statement_of
@@ -227,6 +229,7 @@ def _registered(result: AuditResult, plan: Plan, evidence: Evidence) -> list[tup
         ("registration.data", document.get("data"), result.data.fingerprint),
         ("registration.models", asked, there),
         *_models(result, names, evidence),
+        *_whole(result, evidence),
         ("registration.stress", document.get("stress"), evidence.stress and json_plain(dict(evidence.stress.document))),
         ("registration.canaries", document.get("canaries"), result.canaries and result.canaries.commitment),
         ("registration.groups", document.get("groups"), grouped(evidence.answer_group)),
@@ -245,8 +248,34 @@ def _models(result: AuditResult, names: dict[str, Any], evidence: Evidence) -> l
         "oracles": 0 if oracles is None else oracles.count + len(oracles.missing) + 1,
         "ensemble": 0 if ensemble is None else len(ensemble),
     }
+    if evidence.swapped is not None:
+        expected[f"{SWAP}/pairs"] = 2 * len(evidence.swapped)
     counted = {name: len(keys) for name, keys in names.items() if isinstance(keys, list)}
+    for name, values in evidence.readings.items():  # of an oracle that failed there is none
+        lost = counted.get(name, 0) - values.size
+        most = len(oracles.missing) if oracles is not None and name.endswith("/oracles") else 0
+        expected[name] = counted.get(name, 0) if 0 <= lost <= most else values.size
     return [(f"registration.models.{name}", counted.get(name, 0), there) for name, there in expected.items()]
+
+
+def _whole(result: AuditResult, evidence: Evidence) -> list[tuple[str, Any, Any]]:
+    """What every registered look brings with it, so that no row of a report can vanish with what it is read off.
+
+    Published numbers must be there but are not computed again: of a machine that was taught, the last bit decides.
+    """
+    models, label = sorted(evidence.margins), result.request.forget_class
+    others = evidence.answer_label if label is None else evidence.answer_label[evidence.answer_label != label]
+    kinds = [0, 1] if others.size else [1]
+    looks = {"answers": evidence.answers, "beside": evidence.beside, "logits": evidence.logits}
+    numbers = {}
+    if evidence.oracles >= 2 and others.size:
+        read = min(PROBED, evidence.oracles)
+        numbers = {f"{MIA_EFFICACY}/{model}": read if model == "oracles" else 1 for model in PROBED_MODELS}
+    return [
+        *((f"evidence.{name}", models, sorted({*arrays} - {UNTRAINED})) for name, arrays in looks.items()),
+        ("evidence.beside_retained", kinds, np.unique(evidence.beside_retained).tolist()),
+        ("evidence.legacy", numbers, {name: values.size for name, values in evidence.legacy.items()}),
+    ]
 
 
 def _asked(result: AuditResult) -> int:
@@ -271,7 +300,7 @@ def _pages(pdf: bytes, typeset: bytes, *, signed: bool, worded: bool) -> Check:
         f"typeset again from the attached result, they are the same bytes{worded_by}"
         if same
         else "typeset again from the attached result, they differ: the pages were changed, or another version of "
-        "unlearnkit, Typst or Matplotlib wrote them",
+        "unlearnkit, Typst, Matplotlib or Pillow wrote them",
     )
 
 

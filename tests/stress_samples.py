@@ -68,6 +68,7 @@ def stress_evidence(
         "seed": seed,
         "pool": [f"{i:064x}" for i in range(16)],
         "left out": [],
+        "points": {name: [size, 40, 30] for name in ("examples", "3")},
     }
     shown = rng.integers(0, 256, (10, 1, 8, 8)).astype(np.uint8) if images else None
     return StressEvidence(

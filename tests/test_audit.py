@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import torch
 from safetensors.numpy import load
 
 from unlearnkit import jobs
-from unlearnkit.audits.audit import MOST_BESIDE, audit, fleet_for, save_audit
+from unlearnkit.audits.audit import MOST_BESIDE, audit, fleet_for, looks, models_of, save_audit
 from unlearnkit.audits.battery import BATTERY, ORACLES, PROBES
 from unlearnkit.audits.case import demand, prepare
 from unlearnkit.audits.evidence import Evidence, Group
@@ -82,10 +82,12 @@ class Told:
         self.names.update(progress.running)
 
 
-def run(spec: Spec, store: Store, told: Told | None = None) -> tuple[AuditResult, bytes]:
+def run(
+    spec: Spec, store: Store, told: Told | None = None, say: Callable[[str], None] | None = None
+) -> tuple[AuditResult, bytes]:
     case = prepare(spec)
     fleet = fleet_for(case, store, watch=told)
-    return audit(spec, fleet, command="unlearnkit audit spec.toml", case=case)
+    return audit(spec, fleet, command="unlearnkit audit spec.toml", case=case, say=say)
 
 
 @functools.cache
@@ -336,7 +338,13 @@ def test_the_tier_seconds_trains_no_oracle(store: Store) -> None:
 def test_in_tier_hours_two_halves_trade_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(ORACLES, "hours", 2)  # and as many unlearnings, for the time it takes
     spec = tiny(audit={"tier": "hours", "oracles": 2}, recipe={"epochs": 1}, canaries=None)
-    result, sidecar = run(spec, Store(tmp_path / "store"))
+    said: list[str] = []
+    result, sidecar = run(spec, Store(tmp_path / "store"), say=said.append)
+    assert said[:2] == [
+        "3 retrainings, 2 further originals and 2 unlearnings of them",
+        "SWAP test: 6 trainings and as many unlearnings",
+    ]
+    assert "SWAP test left out" not in {flag.name for flag in result.flags}
     assert verify_file(save_audit(tmp_path, result, sidecar)).passed
     wanted, evidence = demand(prepare(spec)), Evidence.from_bytes(sidecar)
     assert evidence.swapped is not None
@@ -351,6 +359,21 @@ def test_in_tier_hours_two_halves_trade_places(tmp_path: Path, monkeypatch: pyte
     assert "without limits: all pairs agree" in row.sentence
     assert result.registration is not None
     assert len(result.registration.document["models"]["SWAP test/pairs"]) == 6
+
+
+def test_where_no_halves_can_trade_places_tier_hours_says_so(store: Store) -> None:
+    for tier, deletion, why in (
+        ("hours", {"forget_fraction": None, "forget_class": 3}, "this request is for a whole class."),
+        ("hours", {"forget_fraction": 0.01}, "It needs 20 requested examples that are no canaries, and here are 1"),
+        ("hours", {}, None),
+        ("minutes", {"forget_fraction": 0.01}, None),
+    ):
+        case = prepare(tiny(audit={"tier": tier, "oracles": None}, deletion=deletion))
+        wanted = demand(case)
+        looked = looks(case, wanted, models_of(case, wanted, store))
+        assert ("SWAP test/pairs" in looked.further) is (tier == "hours" and why is None)
+        assert [note.name for note in looked.notes] == ["SWAP test left out"] * (why is not None)
+        assert all(why in note.sentence for note in looked.notes if why is not None)
 
 
 PLAIN = """

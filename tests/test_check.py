@@ -40,9 +40,9 @@ from unlearnkit.audits.check import (
 )
 from unlearnkit.audits.designs import Tolerances
 from unlearnkit.audits.ledger import Coins, Ledger, Reading, Source, Statistic, append, parse, read
+from unlearnkit.audits.rechecks import RECHECKS, RELEARNED, SHIPPED, margins_of, statistics
 from unlearnkit.audits.recorded import entry_of
 from unlearnkit.audits.spec import parse_spec
-from unlearnkit.audits.treatments import RELEARNED, SHIPPED, TREATMENTS, margins_of, statistics
 from unlearnkit.data import split
 from unlearnkit.models import Architecture, build, load_model, save_model
 from unlearnkit.result import UsageError
@@ -115,7 +115,7 @@ def test_an_entry_holds_what_a_re_check_needs_and_no_data(shipped: Shipped) -> N
     assert entry.what is not None
     assert (entry.what.kind, entry.what.forget_class, entry.what.ids) == ("class", 2, ())
     assert {(r.treatment, r.group) for r in found.readings} == {
-        *((treatment, group) for treatment in TREATMENTS for group in ("forgotten", "unseen")),
+        *((treatment, group) for treatment in RECHECKS for group in ("forgotten", "unseen")),
         (RELEARNED, "unseen"),
     }
     assert found.missing == {}
@@ -137,7 +137,7 @@ def test_what_is_recorded_of_an_oracle_is_what_it_says_when_it_is_asked_again(sh
         for reading in entry.reference.readings:
             if reading.treatment == RELEARNED or reading.group != points.group:
                 continue
-            said = [statistics(margins_of(TREATMENTS[reading.treatment](o), examples)) for o in shipped.oracles[:3]]
+            said = [statistics(margins_of(RECHECKS[reading.treatment](o), examples)) for o in shipped.oracles[:3]]
             for name, values in reading.oracles.items():
                 assert values[:3] == pytest.approx([one[name] for one in said], rel=1e-4)
 
@@ -152,7 +152,7 @@ def test_the_unlearned_model_passes_the_original_fails(shipped: Shipped) -> None
     one = of(bad, "DR-class")
     assert one.state == "FAIL"
     assert "Right answers on forgotten examples: 100.0\u00a0%, retrained models 0.0\u00a0%" in one.sentence
-    assert {row.treatment for row in one.rows if row.state == "FAIL"} >= set(TREATMENTS)
+    assert {row.treatment for row in one.rows if row.state == "FAIL"} >= set(RECHECKS)
     assert [row.state for row in one.rows] == sorted(
         (row.state for row in one.rows), key=["FAIL", "INCONCLUSIVE", "NOT CHECKED", "PASS"].index
     )

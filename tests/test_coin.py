@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from unlearnkit.audits.coin import canaries_needed, coin_test, critical_guesses, epsilon_set
+from unlearnkit.audits.coin import canaries_needed, coin_test, coin_tests, critical_guesses, epsilon_set
 from unlearnkit.audits.roc import auc, auc_interval, auc_mde, auc_standard_error
 from unlearnkit.result import UsageError
 
@@ -70,6 +70,27 @@ def test_fast_permutation_p_is_the_naive_one_within_strata(seed: int) -> None:
     scores = np.round(rng.normal(size=17), 1)
     found = coin_test(scores, heads, tolerance=0.05, strata=strata, permutations=199, seed=seed).p
     assert found == naive_p(scores, heads, strata, 199, seed)
+
+
+@pytest.mark.parametrize("stratified", [False, True])
+def test_several_scores_of_the_same_coins_give_what_each_gives_by_itself(
+    stratified: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(14)
+    monkeypatch.setattr("unlearnkit.audits.coin._BLOCK", 24 * 30)  # several blocks
+    heads, strata = toss(rng, 24), np.repeat([0, 1, 2], [10, 13, 1]) if stratified else None
+    several = [np.round(rng.normal(size=24) + by * heads, 1) for by in (0.0, 0.5, -1.0)]
+    settings: dict[str, Any] = {"tolerance": 0.05, "strata": strata, "permutations": 199, "seed": 3}
+    found = coin_tests(several, heads, **settings)
+    assert found == tuple(coin_test(scores, heads, **settings) for scores in several)
+    assert len({one.p for one in found}) == 3
+
+
+def test_scores_that_do_not_belong_together_are_refused() -> None:
+    with pytest.raises(UsageError, match="scores must be those of at least one score, got none"):
+        coin_tests([], np.arange(4) < 2, tolerance=0.05, seed=0)
+    with pytest.raises(UsageError, match=r"heads must have one entry per score, shape \(5,\), got \(4,\)"):
+        coin_tests([np.arange(4.0), np.arange(5.0)], np.arange(4) < 2, tolerance=0.05, seed=0)
 
 
 def test_permutation_p_estimates_the_exact_p_of_all_coin_draws() -> None:

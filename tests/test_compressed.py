@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Any
 
 import numpy as np
@@ -78,7 +79,10 @@ def test_a_leak_that_comes_back_is_flagged_and_changes_no_verdict() -> None:
     before, after = (judge(one, plan()) for one in (made, hidden))
     assert "leak comes back" not in {flag.name for flag in before.flags}
     [flag] = [flag for flag in after.flags if flag.name == "leak comes back"]
-    assert "(weights rounded to 4 bits: AUC 0.9" in flag.sentence
+    assert flag.sentence.startswith(
+        "Compressed copies of the model tell deleted and never-used canaries apart (weights rounded to 4 bits: AUC 0.9"
+    )
+    assert re.search(r"\), while the model as it is does not show it \(p = 0\.\d+\)\.$", flag.sentence)
     assert "pruned:" not in flag.sentence
     assert after.verdict == before.verdict
     row = next(row for row in after.comparisons if row.name == "Canary coin test, weights rounded to 4 bits")
@@ -93,6 +97,21 @@ def test_a_leak_that_never_went_does_not_come_back() -> None:
     copies = compressed(made, plan(), ATTACKS[0])
     assert min(copy.p_adjusted for copy in copies) <= 0.05
     assert "leak comes back" not in {flag.name for flag in judge(made, plan()).flags}
+
+
+def test_a_trace_that_the_model_shows_by_itself_does_not_come_back_in_its_copies() -> None:
+    """Corrected for all tests it is none: that is no reason to call the copies worse than the model."""
+    made = with_treated(seen(2, canaries=60, leak_canaries=0.2), "4 bits", 3.0)
+    judged = judge(made, plan())
+    [coin] = [test for test in judged.tests if test.kind == "coin"]
+    assert coin.p <= 0.05 < coin.p_adjusted
+    assert "leak comes back" not in {flag.name for flag in judged.flags}
+
+
+def test_without_coins_the_flag_speaks_of_the_requested_examples() -> None:
+    made = with_treated(seen(3, oracles=0, canaries=0, requested=60, twins=60), "8 bits", 5.0)
+    [flag] = [flag for flag in judge(made, plan(tier="seconds")).flags if flag.name == "leak comes back"]
+    assert flag.sentence.startswith("Compressed copies of the model tell requested and held-out examples apart (")
 
 
 def test_where_no_coin_was_tossed_that_is_said() -> None:

@@ -97,7 +97,7 @@ def test_round_trip_of_what_findings_read(canaries: int) -> None:
         ),
         (
             {"treated": {"4 bits/audited": np.zeros(2)}, "treated_points": np.arange(2)},
-            "evidence: treated/4 bits/original is missing; treated are original, audited",
+            "evidence: treated/10 % pruned/audited is missing; original and audited are treated to 8 bits, 4 bits, 10 ",
         ),
         (
             {"treated": {"4 bits/audited": np.zeros(2)}},
@@ -125,6 +125,19 @@ def test_parts_that_do_not_fit_are_refused(change: dict[str, Any], message: str)
     made = evidence(oracles=19, requested=7, canaries=3, twins=5, outputs=True)
     with pytest.raises(UsageError, match=message):
         dataclasses.replace(made, **change)
+
+
+def test_copies_are_compressed_in_every_way_or_in_none() -> None:
+    made = evidence(oracles=19, requested=7, canaries=20, twins=5, outputs=True)
+    for model in ("audited", "original"):
+        fewer = {name: one for name, one in made.treated.items() if name != f"4 bits/{model}"}
+        with pytest.raises(UsageError, match=f"evidence: treated/4 bits/{model} is missing; "):
+            dataclasses.replace(made, treated=fewer)
+    fewer = {name: one for name, one in made.treated.items() if not name.startswith("4 bits/")}
+    with pytest.raises(UsageError, match="evidence: treated/4 bits/audited is missing; "):
+        dataclasses.replace(made, treated=fewer)
+    with pytest.raises(UsageError, match="evidence: treated/2 bits/audited is not known; "):
+        dataclasses.replace(made, treated={**made.treated, "2 bits/audited": made.treated["4 bits/audited"]})
 
 
 def test_bytes_do_not_depend_on_the_order_of_the_names() -> None:

@@ -465,6 +465,8 @@ def test_the_audit_registers_asks_judges_and_verifies(
         "other sets: 16 trainings on random halves, then 18 retrainings and 18 unlearnings for 4 found and 5 random "
         "sets",
     ]
+    [flag] = [flag for flag in result.flags if flag.name == "SWAP test left out"]
+    assert flag.sentence == "It needs 20 requested examples that are no canaries, and here are 9."
     assert result.stress is not None
     assert [one.size for one in result.stress.sets] == [
         9,
@@ -482,4 +484,6 @@ def test_the_audit_registers_asks_judges_and_verifies(
     assert set(rules["rules"]) == {"memorized", "mislabeled", "worst-by-loss", "class"}
     assert len(rules["pool"]) == 16
     assert (rules["size"], rules["random"], rules["oracles"], rules["unlearnings"]) == (9, 5, 2, 2)
+    # Of 90 retained examples 9 are requested and in no set: 2 of class 0, 4 of class 1, 3 of class 2.
+    assert rules["points"] == {"examples": [9, 72, 30], "0": [28, 53, 30], "1": [26, 55, 30], "2": [27, 54, 30]}
     assert verify_file(save_audit(tmp_path / "out", result, sidecar)).passed

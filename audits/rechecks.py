@@ -13,16 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from unlearnkit import treatments
 from unlearnkit.audits.ledger import Group, Reading, Relearning, Statistic
 from unlearnkit.observing import observe
 from unlearnkit.relearning import relearn
+from unlearnkit.treatments import TREATMENTS
 from unlearnkit.types import Examples
 
 SHIPPED, RELEARNED = "as shipped", "relearned"
-TREATMENTS: dict[str, Callable[[nn.Module], nn.Module]] = {
+RECHECKS: dict[str, Callable[[nn.Module], nn.Module]] = {
     SHIPPED: lambda model: model,
-    **{name: treatments.TREATMENTS[name] for name in ("8 bits", "4 bits", "30 % pruned")},
+    **{name: TREATMENTS[name] for name in ("8 bits", "4 bits", "30 % pruned")},
 }
 STEPS, LR, BATCH = 10, 0.005, 16  # of relearning: a few steps, slow enough that models differ in how fast they learn
 SHOWN = 16  # at most so many examples are shown while relearning, and never more than half
