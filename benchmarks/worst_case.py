@@ -120,7 +120,8 @@ def table(certificate: Certificate, names: Sequence[str]) -> list[str]:
             f"sets {np.mean(others):.2f} % ({min(others):.2f} to {max(others):.2f}); test error "
             f"{100 - own['TA'].value:.2f} %.",
             "",
-            "| method | gap, found | gap, random | ratio | UA found (oracle) | margin shift, σ | RMIA AUC gap |",
+            "| method | gap, found | gap, random | ratio | UA found (oracle) | margin shift, σ: found, random | RMIA AUC "
+            "gap |",
             "|---|---|---|---|---|---|---|",
         ]
         for method in names:
@@ -129,12 +130,20 @@ def table(certificate: Certificate, names: Sequence[str]) -> list[str]:
             mine = cell.average_gap
             limits = "" if mine.low is None else f" ({mine.low:.2f} to {mine.high:.2f})"
             by_name = {m.name: m for m in cell.measures}
+            shifts = [
+                m.gap.value
+                for c in certificate.cells
+                if c.method == method and c.set in like
+                for m in c.measures
+                if m.name == "margin shift"
+            ]
             ua = by_name["UA"]
             ratio, oracle = mine.value / np.mean(beside), ua.oracles.value
             lines.append(
                 f"| {method} | {mine.value:.2f}{limits} | {np.mean(beside):.2f} ({min(beside):.2f} to "
                 f"{max(beside):.2f}) | {ratio:.1f} | {ua.audited.value:.2f} ({oracle:.2f}) | "
-                f"{by_name['margin shift'].gap.value:+.2f} | {by_name['RMIA AUC'].gap.value:+.3f} |"
+                f"{by_name['margin shift'].gap.value:+.2f}, {np.mean(shifts):+.2f} | "
+                f"{by_name['RMIA AUC'].gap.value:+.3f} |"
             )
         floors = [c.floor for c in certificate.cells if c.set == name and c.floor is not None]
         lines += ["", f"One oracle against the others: gap {np.mean(floors):.2f}."]
