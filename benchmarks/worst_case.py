@@ -120,8 +120,8 @@ def table(certificate: Certificate, names: Sequence[str]) -> list[str]:
             f"sets {np.mean(others):.2f} % ({min(others):.2f} to {max(others):.2f}); test error "
             f"{100 - own['TA'].value:.2f} %.",
             "",
-            "| method | gap, found | gap, random | ratio | UA found (oracle) | margin shift, σ: found, random | RMIA AUC "
-            "gap |",
+            "| method | gap, found | gap, random | ratio | UA found (oracle) | margin shift, σ: found, random "
+            "| RMIA AUC gap |",
             "|---|---|---|---|---|---|---|",
         ]
         for method in names:
