@@ -103,7 +103,7 @@ def test_a_leak_at_the_tolerance_is_passed_no_more_often_than_stated() -> None:
 
 
 @pytest.mark.parametrize("law", ["normal", "t3"])
-@pytest.mark.parametrize("oracles", [19, 39])
+@pytest.mark.parametrize("oracles", [19, pytest.param(39, marks=pytest.mark.slow)])  # benchmarks/calibration.md has 39
 def test_the_mde_is_found_as_often_as_stated_and_the_interval_covers(law: Any, oracles: int) -> None:
     """Every rank test by itself finds a shift of its MDE with power 0.8, whatever the law of the models."""
     runs = 100

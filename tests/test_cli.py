@@ -412,7 +412,8 @@ def test_secret_coins_are_sealed_before_training_and_kept(capsys, monkeypatch, t
     assert one["commitment"] == json.loads(Path("one/canaries.json").read_text())["commitment"]
     assert one["commitment"] != two["commitment"]
     assert one["opened"] is False
-    assert len(kept(Path("one/store"))) == 2  # the second run found the same coins, and their model
+    # The model, its answers and those of its compressed copies: the second run found the same coins, and their model.
+    assert len(kept(Path("one/store"))) == 3
     Path("spec.toml").write_text(spec.replace("count = 60", "count = 40"))
     code, _, err = run(capsys, monkeypatch, "audit", "spec.toml", "--out", "one")
     assert (code, "seals 60 canaries, but canaries.count asks for 40" in err) == (2, True)
@@ -478,8 +479,9 @@ def test_a_full_disk_loses_nothing(tmp_path):
     assert "free some space, then run again; finished models are kept" in " ".join(full.stderr.split())
     assert "Traceback" not in full.stderr
     before = kept(tmp_path / "out" / "store")
-    # 21 models and what each answers; the probes of the original and of the oracles but the one held out
-    assert len(before) == 2 * 21 + len(PROBES_OF["examples"]) * 20
+    # 21 models and what each answers; the probes of the original and of the oracles but the one held out; the answers
+    # of the original's compressed copies, and of an untrained one
+    assert len(before) == 2 * 21 + len(PROBES_OF["examples"]) * 20 + 2
     assert not [path for path in (tmp_path / "out").rglob(".*") if path.is_file()]
     assert not (tmp_path / "out" / "report.pdf").exists()
     again = subprocess.run(command("audit", "spec.toml", "--out", "out"), cwd=tmp_path, capture_output=True, text=True)
