@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from unlearnkit.audits.coin import CoinResult, coin_tests
+from unlearnkit.audits.coin import CoinResult
 from unlearnkit.audits.designs import Plan, coin_design
 from unlearnkit.audits.evidence import Evidence, FloatArray
 from unlearnkit.audits.findings import rounded
@@ -49,16 +49,8 @@ def compressed(evidence: Evidence, plan: Plan, attack: Attack, *, permutations: 
         return attack.score(Observation(rows.astype(str), evidence.label[rows], margins[:, None])).values
 
     heads = design.heads(evidence)
-    coins = coin_tests(  # as `design.test`, with one set of shuffles for all copies
-        [scores(f"{name}/audited") for name in COMPRESSED],
-        heads,
-        tolerance=plan.tolerances.auc,
-        strata=None if design.exact else evidence.label[rows],
-        permutations=permutations,
-        confidence=plan.confidence,
-        power=plan.power,
-        seed=plan.seed,
-    )
+    several = [scores(f"{name}/audited") for name in COMPRESSED]
+    coins = design.tests(several, evidence, plan, permutations=permutations)
     adjusted = holm(np.array([coin.p for coin in coins])).tolist()
     originals = (scores(f"{name}/original") for name in COMPRESSED)
     areas = [auc(part[heads], part[~heads]) for part in originals]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from unlearnkit.audits.coin import CoinResult, coin_test
+from unlearnkit.audits.coin import CoinResult, coin_tests
 from unlearnkit.audits.evidence import Evidence, FloatArray, Group
 from unlearnkit.audits.rank import Z_CAP, against_references, log_ratio, margin_z, planted_mde
 from unlearnkit.audits.roc import auc
@@ -268,8 +269,15 @@ class CoinDesign:
 
     def test(self, scores: FloatArray, evidence: Evidence, plan: Plan, *, permutations: int = 9999) -> CoinResult:
         """The coin test of scores in the order of `rows`; where no coin was tossed, labels are shuffled by class."""
-        return coin_test(
-            scores,
+        [found] = self.tests([scores], evidence, plan, permutations=permutations)
+        return found
+
+    def tests(
+        self, several: Sequence[FloatArray], evidence: Evidence, plan: Plan, *, permutations: int = 9999
+    ) -> tuple[CoinResult, ...]:
+        """The same of several scores, the coins being shuffled once for all of them."""
+        return coin_tests(
+            several,
             self.heads(evidence),
             tolerance=plan.tolerances.auc,
             strata=None if self.exact else evidence.label[self.rows(evidence)],

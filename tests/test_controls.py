@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 from audit_samples import ATTACK, class_evidence, evidence, plan
+from numpy.typing import NDArray
 
 from unlearnkit.audits import controls
 from unlearnkit.audits.battery import judge
@@ -22,6 +23,7 @@ from unlearnkit.audits.designs import (
     rank_tests,
 )
 from unlearnkit.audits.evidence import Evidence, FloatArray, Group
+from unlearnkit.audits.rank import planted_mde
 from unlearnkit.result import Control
 
 WIDE = Tolerances(auc=0.15)
@@ -210,6 +212,28 @@ class DeafAttack(AttackAdvantage):
 
     def read(self, evidence: Evidence, target: str) -> FloatArray:
         return np.sign(AttackAdvantage.read(self, evidence, target) + 1e9)
+
+
+@dataclasses.dataclass(frozen=True)
+class Upward(MarginShift):
+    def smallest(self, values: FloatArray, plan: Plan, among: NDArray[np.int64] | None = None) -> float | None:
+        return planted_mde(values, confidence=plan.confidence, power=plan.power, upward=True, among=among)
+
+
+def test_models_that_need_more_than_the_others_miss_the_planted_leak() -> None:
+    """Every other model lies far below: what is enough for one half is not enough for the other."""
+    made, test = evidence(4, canaries=0), Upward("upward", "σ", "requested", 0.01, Group.REQUESTED, True)
+    oracles = made.margins["oracles"].copy()
+    oracles[::2, made.rows(Group.REQUESTED)] -= 5.0  # behind the held-out one, these are the models in odd places
+    uneven = dataclasses.replace(made, margins={**made.margins, "oracles": oracles})
+    for one, passed in ((made, True), (uneven, False)):
+        control = only("planted leak found", run_controls(one, plan(), (test,), None, held_out_failed=[], caught=True))
+        assert control.passed == passed, control.sentence
+    values = test.values(test.read(uneven, "held_out"), uneven)
+    odd, even = (test.smallest(values, plan(), among=np.arange(start, values.size, 2)) for start in (1, 0))
+    assert odd is not None
+    assert even is not None
+    assert odd > 2 * even
 
 
 @pytest.mark.parametrize("broken", [Dead, Inverted, LooksElsewhere])

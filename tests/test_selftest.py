@@ -186,12 +186,12 @@ def guard_asleep(patch: pytest.MonkeyPatch) -> None:
 
 
 def unseeded(patch: pytest.MonkeyPatch) -> None:
-    right, rng = designs.coin_test, np.random.default_rng()
+    right, rng = designs.coin_tests, np.random.default_rng()
 
     def test(*args: Any, **more: Any) -> Any:
         return right(*args, **{**more, "seed": int(rng.integers(1 << 30))})
 
-    patch.setattr(designs, "coin_test", test)
+    patch.setattr(designs, "coin_tests", test)
 
 
 def order_matters(patch: pytest.MonkeyPatch) -> None:
