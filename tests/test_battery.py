@@ -13,7 +13,7 @@ from audit_samples import class_evidence, evidence, plan, within_binomial
 
 from unlearnkit.audits import battery, controls, designs
 from unlearnkit.audits.battery import BATTERY, ENOUGH_CANARIES, Judgement, judge
-from unlearnkit.audits.coin import coin_test
+from unlearnkit.audits.coin import coin_test, coin_tests
 from unlearnkit.audits.designs import Tolerances, rank_tests, smallest_leak
 from unlearnkit.audits.evidence import Evidence, Group
 from unlearnkit.audits.multiplicity import holm_families
@@ -48,7 +48,7 @@ def tests_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """Simulated audits with fewer permutations (still exact) and without controls and distances: many in seconds."""
     monkeypatch.setattr(battery, "run_controls", lambda *_args, **_more: ())
     monkeypatch.setattr(battery, "comparisons", lambda *_args: ())
-    monkeypatch.setattr(designs, "coin_test", lambda *args, **more: coin_test(*args, **{**more, "permutations": 499}))
+    monkeypatch.setattr(designs, "coin_tests", lambda *args, **more: coin_tests(*args, **{**more, "permutations": 499}))
 
 
 def small(seed: int, **changes: Any) -> Evidence:
