@@ -200,8 +200,9 @@ def unlearn(
 
     The original is trained first where the spec names no weights.
     """
-    from unlearnkit.audits.audit import fleet_for, original_job, unlearn_job
+    from unlearnkit.audits.audit import fleet_for
     from unlearnkit.audits.case import demand, method_of, prepare
+    from unlearnkit.audits.subjects import original_job, unlearn_job
     from unlearnkit.editing import class_accuracy, has_seam
     from unlearnkit.models import load_model, save_model
 

@@ -6,9 +6,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from unlearnkit.audits.audit import audit, fleet_for, looks, models_of, save_audit
+from unlearnkit.audits.audit import audit, fleet_for, save_audit
 from unlearnkit.audits.case import demand, prepare
+from unlearnkit.audits.gathering import looks
 from unlearnkit.audits.spec import Spec, parse_spec
+from unlearnkit.audits.subjects import models_of
 from unlearnkit.fleet import Watch
 from unlearnkit.reports.pdf import write_report
 from unlearnkit.result import AuditResult

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from unlearnkit.audits.audit import fleet_for, oracle_jobs
+from unlearnkit.audits.audit import fleet_for
 from unlearnkit.audits.case import Case, Demand, demand, prepare
 from unlearnkit.audits.evidence import Evidence
 from unlearnkit.audits.evidence import Group as Part
@@ -47,6 +47,7 @@ from unlearnkit.audits.rechecks import (
 )
 from unlearnkit.audits.sampling import exactly
 from unlearnkit.audits.spec import Spec, parse_spec
+from unlearnkit.audits.subjects import oracle_jobs
 from unlearnkit.result import AuditResult, UsageError, evidence_path
 from unlearnkit.store import Store, canonical
 from unlearnkit.types import Examples

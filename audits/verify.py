@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from unlearnkit.audits.audit import captions
 from unlearnkit.audits.battery import ATTACKS, BATTERY, ORACLES, PROBED, judge
 from unlearnkit.audits.designs import Plan, Tolerances
 from unlearnkit.audits.evidence import LEFT_OUT, PROBED_MODELS, SWAP, UNTRAINED, Evidence, Group
 from unlearnkit.audits.findings import MIA_EFFICACY, measured_epsilon
+from unlearnkit.audits.records import captions
 from unlearnkit.audits.registration import grouped, json_plain
 from unlearnkit.audits.signing import check_pdf, check_statement, is_signed
 from unlearnkit.audits.signing import statement as statement_of

@@ -24,11 +24,12 @@ from pathlib import Path
 
 import torch
 
-from unlearnkit.audits.audit import audit, fleet_for, models_of, save_audit
+from unlearnkit.audits.audit import audit, fleet_for, save_audit
 from unlearnkit.audits.case import demand, prepare
 from unlearnkit.audits.ledger import append
 from unlearnkit.audits.recorded import entry_of
 from unlearnkit.audits.spec import parse_spec
+from unlearnkit.audits.subjects import models_of
 from unlearnkit.models import save_model
 from unlearnkit.store import Store
 

@@ -8,10 +8,11 @@ import hashlib
 from sample_result import sample
 from scipy import stats
 
-from unlearnkit.audits.audit import _curves, captions
 from unlearnkit.audits.battery import BATTERY, judge
 from unlearnkit.audits.designs import Plan
 from unlearnkit.audits.evidence import Evidence, Group
+from unlearnkit.audits.gathering import curves
+from unlearnkit.audits.records import captions
 from unlearnkit.audits.simulate import ATTACK, simulate, simulate_class, standard_plan
 from unlearnkit.result import SCHEMA, AuditResult, OracleRecord
 from unlearnkit.result import Evidence as Record
@@ -32,7 +33,7 @@ def result_of(made: Evidence, fixed: Plan, *, missing: tuple[str, ...] = ()) -> 
     missing: oracles that were asked for too, and failed.
     """
     fixed = dataclasses.replace(fixed, oracles=made.oracles + len(missing))
-    made = dataclasses.replace(made, curves=_curves(made))
+    made = dataclasses.replace(made, curves=curves(made))
     sidecar, judged = made.to_bytes(), judge(made, fixed)
     heads, tails = made.rows(Group.HEADS).size, made.rows(Group.TAILS).size
     base = sample("fail").result

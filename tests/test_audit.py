@@ -16,12 +16,14 @@ import torch
 from safetensors.numpy import load
 
 from unlearnkit import jobs
-from unlearnkit.audits.audit import MOST_BESIDE, audit, fleet_for, looks, models_of, save_audit
+from unlearnkit.audits.audit import audit, fleet_for, save_audit
 from unlearnkit.audits.battery import BATTERY, ORACLES, PROBES
 from unlearnkit.audits.case import demand, prepare
 from unlearnkit.audits.evidence import Evidence, Group
+from unlearnkit.audits.gathering import MOST_BESIDE, looks
 from unlearnkit.audits.sampling import in_groups
 from unlearnkit.audits.spec import Spec, parse_spec
+from unlearnkit.audits.subjects import models_of
 from unlearnkit.audits.verify import verify_file
 from unlearnkit.compress import pruned, quantized
 from unlearnkit.fleet import Progress
@@ -67,7 +69,7 @@ ASKED = 5  # oracles that the probes are put to here: fewer than in an audit, fo
 
 @pytest.fixture(autouse=True)
 def _few_are_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("unlearnkit.audits.audit.PROBED", ASKED)
+    monkeypatch.setattr("unlearnkit.audits.gathering.PROBED", ASKED)
 
 
 class Told:
@@ -185,7 +187,7 @@ def test_accuracy_by_group_is_fixed_beforehand_and_verified(store: Store, tmp_pa
 def test_small_groups_of_a_large_set_are_in_the_table_and_weigh_nothing_elsewhere(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("unlearnkit.audits.audit.in_groups", functools.partial(in_groups, most=90, least=30))
+    monkeypatch.setattr("unlearnkit.audits.gathering.in_groups", functools.partial(in_groups, most=90, least=30))
     spec = tiny(audit={"group_pattern": r"/(\d\d)"})  # 18 groups of about 20
     result, sidecar = run(spec, store)
     case = prepare(spec)

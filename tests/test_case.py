@@ -12,10 +12,11 @@ import torch
 from audit_samples import ATTACK, evidence, plan
 from torch import nn
 
-from unlearnkit.audits.audit import looks, models_of
 from unlearnkit.audits.battery import judge
 from unlearnkit.audits.case import _matched, demand, lend, prepare
+from unlearnkit.audits.gathering import looks
 from unlearnkit.audits.spec import parse_spec
+from unlearnkit.audits.subjects import models_of
 from unlearnkit.audits.verdict import state_of
 from unlearnkit.jobs import UnlearnJob
 from unlearnkit.methods import METHODS

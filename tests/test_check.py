@@ -19,7 +19,7 @@ from ledger_samples import SALT, reference, step, what, written
 from torch import nn
 
 from unlearnkit.audits import formats
-from unlearnkit.audits.audit import audit, fleet_for, models_of, save_audit
+from unlearnkit.audits.audit import audit, fleet_for, save_audit
 from unlearnkit.audits.canaries import Manifest, draw, plant
 from unlearnkit.audits.case import demand, prepare
 from unlearnkit.audits.check import (
@@ -43,6 +43,7 @@ from unlearnkit.audits.ledger import Coins, Ledger, Reading, Source, Statistic, 
 from unlearnkit.audits.rechecks import RECHECKS, RELEARNED, SHIPPED, margins_of, statistics
 from unlearnkit.audits.recorded import entry_of
 from unlearnkit.audits.spec import parse_spec
+from unlearnkit.audits.subjects import models_of
 from unlearnkit.data import split
 from unlearnkit.models import Architecture, build, load_model, save_model
 from unlearnkit.result import UsageError

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import optimizer as optimizers
 
-from unlearnkit.audits.audit import in_words
+from unlearnkit.audits.records import in_words
 from unlearnkit.methods import METHODS, method_named, prune_first
 from unlearnkit.methods.eu_k import EUk
 from unlearnkit.methods.finetune import FineTune

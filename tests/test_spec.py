@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from unlearnkit.audits.audit import method_of, oracle_jobs
-from unlearnkit.audits.case import demand, prepare
+from unlearnkit.audits.case import demand, method_of, prepare
 from unlearnkit.audits.designs import Tolerances
 from unlearnkit.audits.spec import (
     AuditSpec,
@@ -25,6 +24,7 @@ from unlearnkit.audits.spec import (
     parse_spec,
     read_spec,
 )
+from unlearnkit.audits.subjects import oracle_jobs
 from unlearnkit.result import UsageError
 from unlearnkit.train import Privacy, Recipe
 

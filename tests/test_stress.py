@@ -15,8 +15,7 @@ from arena_samples import RECIPE, noise
 from stress_samples import stress_evidence
 
 from unlearnkit.attacks import RMIAOffline
-from unlearnkit.audits import audit as audits
-from unlearnkit.audits import battery, controls, stress
+from unlearnkit.audits import battery, controls, gathering, stress
 from unlearnkit.audits import stress_evidence as stress_evidence_module
 from unlearnkit.audits.arena import Found
 from unlearnkit.audits.audit import audit, save_audit
@@ -442,7 +441,7 @@ def test_the_audit_registers_asks_judges_and_verifies(
 ) -> None:
     write_module("stress_data", DATA)
     monkeypatch.setitem(battery.ORACLES, "hours", 8)
-    monkeypatch.setattr(audits, "PROBED", 1)
+    monkeypatch.setattr(gathering, "PROBED", 1)
     monkeypatch.setattr(controls, "SHUFFLES", 20)
     body: dict[str, Any] = {
         "data": {"source": "stress_data:blobs"},
