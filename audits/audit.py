@@ -32,8 +32,8 @@ from unlearnkit.audits.records import (
 )
 from unlearnkit.audits.registration import register
 from unlearnkit.audits.spec import Spec
-from unlearnkit.audits.stress import Stress, ask_stress, plan_stress
 from unlearnkit.audits.subjects import Models, asked_oracles, models_of
+from unlearnkit.audits.worst_case.stress import Stress, ask_stress, plan_stress
 from unlearnkit.fleet import Fleet, Watch
 from unlearnkit.result import (
     SCHEMA,

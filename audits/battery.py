@@ -34,7 +34,6 @@ from unlearnkit.attacks import (
 )
 from unlearnkit.attacks.mia_efficacy import mia_efficacy
 from unlearnkit.audits import words
-from unlearnkit.audits.coin import CoinResult
 from unlearnkit.audits.compressed import Compressed, compressed, compressed_rows
 from unlearnkit.audits.controls import run_controls
 from unlearnkit.audits.designs import (
@@ -47,7 +46,6 @@ from unlearnkit.audits.designs import (
     rank_tests,
     smallest_leak,
 )
-from unlearnkit.audits.epsilon import one_run_epsilon
 from unlearnkit.audits.evidence import PROBED_MODELS, Evidence, FloatArray, Group
 from unlearnkit.audits.findings import (
     LEAST_MODELS,
@@ -60,13 +58,15 @@ from unlearnkit.audits.findings import (
     single_examples,
     spread,
 )
-from unlearnkit.audits.gaps import Instruments
-from unlearnkit.audits.multiplicity import holm_families
-from unlearnkit.audits.rank import RankResult, oracle_rank, oracles_needed
-from unlearnkit.audits.roc import auc, clopper_pearson, tpr_at_fpr
-from unlearnkit.audits.sampling import evenly
-from unlearnkit.audits.stress_evidence import stress_flags, stress_sets
+from unlearnkit.audits.statistics.coin import CoinResult
+from unlearnkit.audits.statistics.epsilon import one_run_epsilon
+from unlearnkit.audits.statistics.multiplicity import holm_families
+from unlearnkit.audits.statistics.rank import RankResult, oracle_rank, oracles_needed
+from unlearnkit.audits.statistics.roc import auc, clopper_pearson, tpr_at_fpr
+from unlearnkit.audits.statistics.sampling import evenly
 from unlearnkit.audits.verdict import overall, state_of
+from unlearnkit.audits.worst_case.gaps import Instruments
+from unlearnkit.audits.worst_case.stress_evidence import stress_flags, stress_sets
 from unlearnkit.result import (
     Accuracy,
     Collateral,

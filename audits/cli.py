@@ -27,8 +27,8 @@ from unlearnkit.result import EXIT_CODES, AuditResult, Changed, UsageError
 
 if TYPE_CHECKING:
     from unlearnkit.audits.case import Case
-    from unlearnkit.audits.gaps import Instruments
     from unlearnkit.audits.spec import Spec
+    from unlearnkit.audits.worst_case.gaps import Instruments
     from unlearnkit.fleet import Progress as FleetProgress
     from unlearnkit.fleet import Watch
     from unlearnkit.hardest import WorstCase
@@ -291,8 +291,8 @@ def worst_case(
     from unlearnkit.attacks import ATTACKS
     from unlearnkit.audits.audit import fleet_for
     from unlearnkit.audits.case import prepare
-    from unlearnkit.audits.worst_case import IDS, plan, save_worst_case
-    from unlearnkit.audits.worst_case import worst_case as find
+    from unlearnkit.audits.worst_case.search import IDS, plan, save_worst_case
+    from unlearnkit.audits.worst_case.search import worst_case as find
     from unlearnkit.reports.worst_case import write_page
 
     spec = _spec(spec_path, None, device)
@@ -324,7 +324,7 @@ def _instruments() -> Instruments:
     from unlearnkit.attacks import RMIAOffline
     from unlearnkit.attacks.mia_efficacy import mia_efficacy
     from unlearnkit.attacks.signals import confidence
-    from unlearnkit.audits.gaps import Instruments
+    from unlearnkit.audits.worst_case.gaps import Instruments
     from unlearnkit.types import Known, Observation
 
     def efficacy(forget: Observation, known: Known) -> float:
@@ -468,7 +468,7 @@ def verify(
 
     Exit code 1 when something does not hold, 2 when the file is no result at all.
     """
-    from unlearnkit.audits.ledger import shown
+    from unlearnkit.audits.ledger.entries import shown
     from unlearnkit.audits.verify import verify_file
 
     try:
@@ -726,7 +726,7 @@ def main() -> None:
 
 
 def _refuse(sentence: str) -> int:
-    from unlearnkit.audits.ledger import shown
+    from unlearnkit.audits.ledger.entries import shown
 
     if os.environ.get("UNLEARNKIT_DEBUG") and sys.exc_info()[0] is not None:
         traceback.print_exc()

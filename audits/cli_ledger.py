@@ -13,7 +13,7 @@ from unlearnkit.audits.terminal import VERDICT_STYLE, check_file, console, examp
 from unlearnkit.result import EXIT_CODES, UsageError
 
 if TYPE_CHECKING:
-    from unlearnkit.audits.ledger import Entry, What
+    from unlearnkit.audits.ledger.entries import Entry, What
 
 ledger_app = typer.Typer(help="The deletion ledger: add a line, list, show, verify the chain.", no_args_is_help=True)
 
@@ -79,7 +79,7 @@ def ledger_add(
     """
     import secrets
 
-    from unlearnkit.audits.ledger import append, read, shown
+    from unlearnkit.audits.ledger.entries import append, read, shown
 
     salt = secrets.token_hex(16)
     if audit_path is None:
@@ -90,7 +90,7 @@ def ledger_add(
         for option, value in {**given, "--model": model}.items():
             if value is not None:
                 raise UsageError(f"ledger add: {option} is what the audit says; leave it out, or leave AUDIT.json out")
-        from unlearnkit.audits.recorded import entry_of
+        from unlearnkit.audits.ledger.recorded import entry_of
         from unlearnkit.audits.verify import verify_file
         from unlearnkit.store import Store
 
@@ -133,7 +133,7 @@ def _step(
     salt: str,
 ) -> Entry:
     """A line without an audit."""
-    from unlearnkit.audits.ledger import STEPS, Entry, What, hashed, today
+    from unlearnkit.audits.ledger.entries import STEPS, Entry, What, hashed, today
     from unlearnkit.store import sha256_file
 
     steps = [step for step in STEPS if step != "audited"]
@@ -162,7 +162,7 @@ def _step(
 @ledger_app.command("list", epilog=example("unlearnkit ledger list deletions.jsonl"))
 def ledger_list(ledger: LedgerArgument) -> None:
     """Every deletion, its state, and what its last audit said."""
-    from unlearnkit.audits.ledger import read, shown
+    from unlearnkit.audits.ledger.entries import read, shown
 
     table = Table()
     for column in ("deletion", "what"):
@@ -201,7 +201,7 @@ def ledger_show(
     """Every line of one deletion, as JSON."""
     import json
 
-    from unlearnkit.audits.ledger import plain, read, shown
+    from unlearnkit.audits.ledger.entries import plain, read, shown
     from unlearnkit.result import nearest
 
     whole = read(ledger)
@@ -228,7 +228,7 @@ def ledger_verify(
 
 def _is_whole(path: Path, head: str | None) -> bool:
     """Tell what is wrong with a ledger, or that nothing is."""
-    from unlearnkit.audits.ledger import LOST, Ledger, in_words, parse, read_bytes, shown, since
+    from unlearnkit.audits.ledger.entries import LOST, Ledger, in_words, parse, read_bytes, shown, since
 
     entries, faults = parse(read_bytes(path))
     new = None if head is None else since(entries, head)
@@ -273,9 +273,9 @@ def check(
 
     Exit code by verdict: 0 pass, 1 fail, 3 inconclusive, 4 invalid; 2 for a damaged or empty ledger.
     """
-    from unlearnkit.audits import formats
-    from unlearnkit.audits.check import check_files
-    from unlearnkit.audits.ledger import shown
+    from unlearnkit.audits.ledger import formats
+    from unlearnkit.audits.ledger.check import check_files
+    from unlearnkit.audits.ledger.entries import shown
     from unlearnkit.store import write_atomic
 
     for path, option in ((junit, "--junit"), (summary, "--summary"), (sarif, "--sarif")):

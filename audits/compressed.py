@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from unlearnkit.audits.coin import CoinResult
 from unlearnkit.audits.designs import Plan, coin_design
 from unlearnkit.audits.evidence import Evidence, FloatArray
 from unlearnkit.audits.findings import rounded
-from unlearnkit.audits.multiplicity import holm
-from unlearnkit.audits.roc import auc
+from unlearnkit.audits.statistics.coin import CoinResult
+from unlearnkit.audits.statistics.multiplicity import holm
+from unlearnkit.audits.statistics.roc import auc
 from unlearnkit.result import Comparison, Interval, UsageError
 from unlearnkit.treatments import COMPRESSED
 from unlearnkit.types import Attack, Observation

@@ -9,12 +9,12 @@ from dataclasses import replace
 import numpy as np
 from scipy import optimize, stats
 
-from unlearnkit.audits.coin import coin_test
 from unlearnkit.audits.designs import CoinDesign, Plan, RankTest, ReferenceAttack
 from unlearnkit.audits.evidence import Evidence, FloatArray, Group
-from unlearnkit.audits.rank import oracle_rank
-from unlearnkit.audits.roc import auc, auc_mde
-from unlearnkit.audits.sampling import evenly
+from unlearnkit.audits.statistics.coin import coin_test
+from unlearnkit.audits.statistics.rank import oracle_rank
+from unlearnkit.audits.statistics.roc import auc, auc_mde
+from unlearnkit.audits.statistics.sampling import evenly
 from unlearnkit.result import Control
 
 SHUFFLES = 200

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from unlearnkit.audits.coin import CoinResult, coin_tests
 from unlearnkit.audits.evidence import Evidence, FloatArray, Group
-from unlearnkit.audits.rank import Z_CAP, against_references, log_ratio, margin_z, planted_mde
-from unlearnkit.audits.roc import auc
+from unlearnkit.audits.statistics.coin import CoinResult, coin_tests
+from unlearnkit.audits.statistics.rank import Z_CAP, against_references, log_ratio, margin_z, planted_mde
+from unlearnkit.audits.statistics.roc import auc
 from unlearnkit.result import Claim, Tier, UsageError
 
 MIN_CANARIES = 20  # per arm: below, the coin test could not see a perfect memory with power 0.8 at a fair tolerance

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load, save
 from scipy.special import expit
 
-from unlearnkit.audits.stress_evidence import StressEvidence
+from unlearnkit.audits.worst_case.stress_evidence import StressEvidence
 from unlearnkit.result import Flag, UsageError
 from unlearnkit.treatments import COMPRESSED
 

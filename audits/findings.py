@@ -13,19 +13,19 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 
-from unlearnkit.audits import distances
-from unlearnkit.audits.collateral import collateral
 from unlearnkit.audits.designs import Plan, against_oracles, coin_design
-from unlearnkit.audits.ensembles import examples_apart, single_epsilons
-from unlearnkit.audits.epsilon import one_run_epsilon
 from unlearnkit.audits.evidence import PROBED_MODELS, UNTRAINED, Evidence, FloatArray, Group
-from unlearnkit.audits.individuals import individuals
-from unlearnkit.audits.kernel import kernel_rank, kernel_two_sample
-from unlearnkit.audits.rank import margin_z, oracle_rank
-from unlearnkit.audits.resurrection import resurrection
-from unlearnkit.audits.roc import auc
-from unlearnkit.audits.sampling import evenly
-from unlearnkit.audits.swap import swap_test
+from unlearnkit.audits.statistics import distances
+from unlearnkit.audits.statistics.collateral import collateral
+from unlearnkit.audits.statistics.ensembles import examples_apart, single_epsilons
+from unlearnkit.audits.statistics.epsilon import one_run_epsilon
+from unlearnkit.audits.statistics.individuals import individuals
+from unlearnkit.audits.statistics.kernel import kernel_rank, kernel_two_sample
+from unlearnkit.audits.statistics.rank import margin_z, oracle_rank
+from unlearnkit.audits.statistics.resurrection import resurrection
+from unlearnkit.audits.statistics.roc import auc
+from unlearnkit.audits.statistics.sampling import evenly
+from unlearnkit.audits.statistics.swap import swap_test
 from unlearnkit.result import Collateral, Comparison, GroupGap, Individual, Individuals, Interval
 
 LIMIT = 3.0  # standard deviations between oracles beyond which an example is counted

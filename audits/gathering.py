@@ -14,9 +14,9 @@ from unlearnkit.audits.case import Case, Demand, method_of
 from unlearnkit.audits.designs import coin_design, coin_design_of
 from unlearnkit.audits.evidence import SWAP, TREATED, UNTRAINED, Evidence, FloatArray, Group, envelope
 from unlearnkit.audits.groups import Groups, held_out_groups
-from unlearnkit.audits.resurrection import LEAST_ORACLES
-from unlearnkit.audits.roc import roc
-from unlearnkit.audits.sampling import evenly, in_groups
+from unlearnkit.audits.statistics.resurrection import LEAST_ORACLES
+from unlearnkit.audits.statistics.roc import roc
+from unlearnkit.audits.statistics.sampling import evenly, in_groups
 from unlearnkit.audits.subjects import Models
 from unlearnkit.audits.swapping import swap_jobs
 from unlearnkit.fleet import Fleet

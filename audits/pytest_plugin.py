@@ -17,8 +17,8 @@ import pytest
 if TYPE_CHECKING:
     from torch import nn
 
-    from unlearnkit.audits.check import Check, Checked, Row
     from unlearnkit.audits.designs import Tolerances
+    from unlearnkit.audits.ledger.check import Check, Checked, Row
     from unlearnkit.types import Splits
 
 __all__ = ["assert_forgotten"]
@@ -94,7 +94,7 @@ class LedgerFile(pytest.File):
 
     def collect(self) -> Iterator[DeletionItem]:
         """One test for each deletion, in the order of the ledger."""
-        from unlearnkit.audits.ledger import read_to_check, shown
+        from unlearnkit.audits.ledger.entries import read_to_check, shown
         from unlearnkit.result import UsageError
 
         try:
@@ -147,7 +147,7 @@ _CHECK: pytest.StashKey[Check] = pytest.StashKey()
 def _check(config: pytest.Config) -> Check:
     """The whole check, made once in each process: its corrections count every deletion, whichever tests are chosen."""
     if _CHECK not in config.stash:
-        from unlearnkit.audits.check import check_files
+        from unlearnkit.audits.ledger.check import check_files
 
         ledger, model = _path(config, "ledger"), _path(config, "model")
         if ledger is None or model is None:
@@ -171,7 +171,7 @@ def _judge(one: Checked, *, model: str, skip: bool) -> None:
 
 def message(one: Checked, *, model: str) -> str:
     """What a developer reads when a deletion does not hold."""
-    from unlearnkit.audits.ledger import shown
+    from unlearnkit.audits.ledger.entries import shown
 
     head = {
         "FAIL": f"{shown(model)} does not keep the deletion {shown(one.id)!r}.",
@@ -226,8 +226,8 @@ def assert_forgotten(
     check that would not notice that one fails, as blind. treatments: `as shipped`, `8 bits`, `4 bits`, `30 % pruned`;
     left out, all of them. record_property: pytest's fixture, to keep the figures.
     """
-    from unlearnkit.audits.check import compare
-    from unlearnkit.audits.rechecks import RECHECKS
+    from unlearnkit.audits.ledger.check import compare
+    from unlearnkit.audits.ledger.rechecks import RECHECKS
 
     one = compare(
         model,

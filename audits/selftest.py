@@ -22,7 +22,17 @@ from scipy import stats
 from torch import nn
 from torch.nn import functional
 
-from unlearnkit.audits.anchor import (
+from unlearnkit.audits.audit import fleet_for, plan_of
+from unlearnkit.audits.battery import ATTACKS, Judgement, judge
+from unlearnkit.audits.case import demand, prepare
+from unlearnkit.audits.compressed import compressed
+from unlearnkit.audits.designs import Plan, Tolerances, coin_design, rank_tests
+from unlearnkit.audits.evidence import Evidence, FloatArray, Group
+from unlearnkit.audits.findings import comparisons, other_classes, single_examples
+from unlearnkit.audits.gathering import gather, looks
+from unlearnkit.audits.simulate import simulate, standard_plan, with_audited
+from unlearnkit.audits.spec import AuditSpec, parse_spec
+from unlearnkit.audits.statistics.anchor import (
     GaussianMechanism,
     Mechanism,
     RandomizedResponse,
@@ -31,19 +41,9 @@ from unlearnkit.audits.anchor import (
     two_world_bounds,
     violations,
 )
-from unlearnkit.audits.audit import fleet_for, plan_of
-from unlearnkit.audits.battery import ATTACKS, Judgement, judge
-from unlearnkit.audits.case import demand, prepare
-from unlearnkit.audits.coin import CoinResult, coin_test
-from unlearnkit.audits.compressed import compressed
-from unlearnkit.audits.designs import Plan, Tolerances, coin_design, rank_tests
-from unlearnkit.audits.epsilon import choose_rule, one_run_epsilon, one_run_guesses, rule_epsilon
-from unlearnkit.audits.evidence import Evidence, FloatArray, Group
-from unlearnkit.audits.findings import comparisons, other_classes, single_examples
-from unlearnkit.audits.gathering import gather, looks
-from unlearnkit.audits.rank import RankResult, oracle_rank, power_at
-from unlearnkit.audits.simulate import simulate, standard_plan, with_audited
-from unlearnkit.audits.spec import AuditSpec, parse_spec
+from unlearnkit.audits.statistics.coin import CoinResult, coin_test
+from unlearnkit.audits.statistics.epsilon import choose_rule, one_run_epsilon, one_run_guesses, rule_epsilon
+from unlearnkit.audits.statistics.rank import RankResult, oracle_rank, power_at
 from unlearnkit.audits.subjects import models_of
 from unlearnkit.compress import quantized
 from unlearnkit.data import load

@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unlearnkit.audits.ledger import shown
+from unlearnkit.audits.ledger.entries import shown
 from unlearnkit.result import AuditResult, UsageError
 from unlearnkit.store import read_file
 

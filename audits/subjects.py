@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 from unlearnkit.audits.battery import ORACLES
 from unlearnkit.audits.case import Case, Demand, method_of
-from unlearnkit.audits.rank import oracles_needed
 from unlearnkit.audits.spec import Spec
+from unlearnkit.audits.statistics.rank import oracles_needed
 from unlearnkit.jobs import GivenModel, ModelJob, TrainJob, UnlearnJob
 from unlearnkit.models import build, load_state, pack, read_metadata, read_state
 from unlearnkit.result import UsageError

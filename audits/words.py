@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from unlearnkit.audits.coin import canaries_needed
-from unlearnkit.audits.rank import oracles_needed
+from unlearnkit.audits.statistics.coin import canaries_needed
+from unlearnkit.audits.statistics.rank import oracles_needed
 from unlearnkit.result import Claim, Control, Interval, Outcome, Word
 
 if TYPE_CHECKING:

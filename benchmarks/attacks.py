@@ -45,7 +45,7 @@ from unlearnkit.attacks import (
     leave_one_out,
 )
 from unlearnkit.attacks.label_only import labels_of
-from unlearnkit.audits.roc import auc, tpr_at_fpr
+from unlearnkit.audits.statistics.roc import auc, tpr_at_fpr
 from unlearnkit.fleet import Fleet, Observations
 from unlearnkit.jobs import ObserveJob, Points, Sets, TrainJob, UnlearnJob
 from unlearnkit.masks import Stage, State, random_halves, tri_state

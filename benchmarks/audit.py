@@ -21,9 +21,9 @@ import numpy as np
 from unlearnkit.audits.audit import audit, fleet_for, save_audit
 from unlearnkit.audits.battery import judge
 from unlearnkit.audits.case import prepare
-from unlearnkit.audits.roc import auc, auc_bootstrap
 from unlearnkit.audits.simulate import simulate, standard_plan
 from unlearnkit.audits.spec import parse_spec
+from unlearnkit.audits.statistics.roc import auc, auc_bootstrap
 from unlearnkit.audits.subjects import original_job
 from unlearnkit.models import save_model
 from unlearnkit.reports.pdf import write_report

@@ -20,16 +20,16 @@ from typing import Any
 import numpy as np
 from scipy import optimize, stats
 
-from unlearnkit.audits.coin import coin_test
 from unlearnkit.audits.designs import Plan, RankTest, Tolerances, coin_design, rank_tests, smallest_leak
 from unlearnkit.audits.evidence import Evidence, Group
 from unlearnkit.audits.findings import single_examples
-from unlearnkit.audits.kernel import kernel_two_sample
-from unlearnkit.audits.multiplicity import holm_families
-from unlearnkit.audits.rank import margin_z, mde_factor, oracle_rank
-from unlearnkit.audits.roc import auc, auc_mde
 from unlearnkit.audits.selftest import coin_result, p_values, rank_results
 from unlearnkit.audits.simulate import Law, simulate, simulate_class, standard_plan, with_audited
+from unlearnkit.audits.statistics.coin import coin_test
+from unlearnkit.audits.statistics.kernel import kernel_two_sample
+from unlearnkit.audits.statistics.multiplicity import holm_families
+from unlearnkit.audits.statistics.rank import margin_z, mde_factor, oracle_rank
+from unlearnkit.audits.statistics.roc import auc, auc_mde
 
 HERE = Path(__file__).parent
 LEVEL, LIMITS = 0.05, 0.99

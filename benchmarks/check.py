@@ -26,8 +26,8 @@ import torch
 
 from unlearnkit.audits.audit import audit, fleet_for, save_audit
 from unlearnkit.audits.case import demand, prepare
-from unlearnkit.audits.ledger import append
-from unlearnkit.audits.recorded import entry_of
+from unlearnkit.audits.ledger.entries import append
+from unlearnkit.audits.ledger.recorded import entry_of
 from unlearnkit.audits.spec import parse_spec
 from unlearnkit.audits.subjects import models_of
 from unlearnkit.models import save_model

@@ -26,13 +26,13 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from unlearnkit.attacks import RMIAOffline
-from unlearnkit.audits.apart import EvaluationSeeds, SearchSeeds
-from unlearnkit.audits.arena import Arena
-from unlearnkit.audits.bilevel import Bilevel, bilevel
-from unlearnkit.audits.certificate import Scale, certify
-from unlearnkit.audits.gaps import Certificate, Instruments
-from unlearnkit.audits.pool import pool_of, search_pool
-from unlearnkit.audits.simplex import random_start
+from unlearnkit.audits.worst_case.apart import EvaluationSeeds, SearchSeeds
+from unlearnkit.audits.worst_case.arena import Arena
+from unlearnkit.audits.worst_case.bilevel import Bilevel, bilevel
+from unlearnkit.audits.worst_case.certificate import Scale, certify
+from unlearnkit.audits.worst_case.gaps import Certificate, Instruments
+from unlearnkit.audits.worst_case.pool import pool_of, search_pool
+from unlearnkit.audits.worst_case.simplex import random_start
 from unlearnkit.data import Dataset, load
 from unlearnkit.fleet import Fleet
 from unlearnkit.hardest import FOUND

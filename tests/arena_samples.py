@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from unlearnkit.audits.arena import Arena
+from unlearnkit.audits.worst_case.arena import Arena
 from unlearnkit.fleet import Fleet
 from unlearnkit.jobs import Sets, TrainJob
 from unlearnkit.models import Architecture

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from unlearnkit.audits.ledger import AuditRef, Entry, Points, Reading, Reference, Source, What, append, hashed
-from unlearnkit.audits.rechecks import SHIPPED, content, margins_of, reading_of, statistics
+from unlearnkit.audits.ledger.entries import AuditRef, Entry, Points, Reading, Reference, Source, What, append, hashed
+from unlearnkit.audits.ledger.rechecks import SHIPPED, content, margins_of, reading_of, statistics
 from unlearnkit.data import load
 from unlearnkit.models import Architecture, build, save_model
 

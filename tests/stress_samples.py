@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from unlearnkit.audits.gaps import Answers, Looked
-from unlearnkit.audits.stress_evidence import StressEvidence
+from unlearnkit.audits.worst_case.gaps import Answers, Looked
+from unlearnkit.audits.worst_case.stress_evidence import StressEvidence
 
 FOUND = ("memorized", "mislabeled", "worst-by-loss", "class")
 

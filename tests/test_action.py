@@ -12,7 +12,7 @@ import pytest
 import yaml
 from ledger_samples import repository, written
 
-from unlearnkit.audits.ledger import read
+from unlearnkit.audits.ledger.entries import read
 
 ROOT = Path(__file__).parents[1]
 ACTION: dict[str, Any] = yaml.safe_load((ROOT / "action.yml").read_text(encoding="utf-8"))

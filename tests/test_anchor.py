@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from scipy.special import expit
 
-from unlearnkit.audits.anchor import (
+from unlearnkit.audits.statistics.anchor import (
     GaussianMechanism,
     Mechanism,
     PrivateRegression,
@@ -23,7 +23,7 @@ from unlearnkit.audits.anchor import (
     two_world_bounds,
     violations,
 )
-from unlearnkit.audits.epsilon import gaussian_epsilon, one_run_epsilon, one_run_guesses
+from unlearnkit.audits.statistics.epsilon import gaussian_epsilon, one_run_epsilon, one_run_guesses
 from unlearnkit.private import spent
 from unlearnkit.result import UsageError
 from unlearnkit.train import Architecture, Privacy, Recipe

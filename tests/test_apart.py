@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from unlearnkit.audits.apart import EvaluationSeeds, SearchSeeds, check_apart
+from unlearnkit.audits.worst_case.apart import EvaluationSeeds, SearchSeeds, check_apart
 from unlearnkit.result import UsageError
 
 

@@ -34,7 +34,7 @@ from unlearnkit.attacks import (
     TwoModel,
     ULiRA,
 )
-from unlearnkit.audits.roc import auc
+from unlearnkit.audits.statistics.roc import auc
 from unlearnkit.result import UsageError
 from unlearnkit.types import Attack, Holds, Known, Observation, References
 

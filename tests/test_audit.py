@@ -21,8 +21,8 @@ from unlearnkit.audits.battery import BATTERY, ORACLES, PROBES
 from unlearnkit.audits.case import demand, prepare
 from unlearnkit.audits.evidence import Evidence, Group
 from unlearnkit.audits.gathering import MOST_BESIDE, looks
-from unlearnkit.audits.sampling import in_groups
 from unlearnkit.audits.spec import Spec, parse_spec
+from unlearnkit.audits.statistics.sampling import in_groups
 from unlearnkit.audits.subjects import models_of
 from unlearnkit.audits.verify import verify_file
 from unlearnkit.compress import pruned, quantized

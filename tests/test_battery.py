@@ -13,12 +13,12 @@ from audit_samples import class_evidence, evidence, plan, within_binomial
 
 from unlearnkit.audits import battery, controls, designs
 from unlearnkit.audits.battery import BATTERY, ENOUGH_CANARIES, Judgement, judge
-from unlearnkit.audits.coin import coin_test, coin_tests
 from unlearnkit.audits.designs import Tolerances, rank_tests, smallest_leak
 from unlearnkit.audits.evidence import Evidence, Group
-from unlearnkit.audits.multiplicity import holm_families
-from unlearnkit.audits.rank import oracle_rank
 from unlearnkit.audits.simulate import with_audited
+from unlearnkit.audits.statistics.coin import coin_test, coin_tests
+from unlearnkit.audits.statistics.multiplicity import holm_families
+from unlearnkit.audits.statistics.rank import oracle_rank
 from unlearnkit.result import Comparison, Individual, Individuals, Interval, UsageError
 
 # What 120 requested examples, 100 + 100 canaries and 39 oracles can decide.

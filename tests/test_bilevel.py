@@ -10,9 +10,9 @@ import torch
 from arena_samples import arena_of, noise
 from torch.nn import functional
 
-from unlearnkit.audits import bilevel as module
-from unlearnkit.audits.apart import SearchSeeds
-from unlearnkit.audits.bilevel import Bilevel, bilevel, weighted_finetune
+from unlearnkit.audits.worst_case import bilevel as module
+from unlearnkit.audits.worst_case.apart import SearchSeeds
+from unlearnkit.audits.worst_case.bilevel import Bilevel, bilevel, weighted_finetune
 from unlearnkit.methods import BoundaryExpand, ClassVectors, FineTune, RandomLabel
 from unlearnkit.result import UsageError
 

@@ -28,10 +28,10 @@ from unlearnkit.audits.canaries import (
     rows_of,
 )
 from unlearnkit.audits.case import demand, prepare
-from unlearnkit.audits.coin import coin_test
 from unlearnkit.audits.designs import MIN_CANARIES
 from unlearnkit.audits.planted import noise_alignment, noise_test, patch_effect, patch_test, rank_p
 from unlearnkit.audits.spec import parse_spec
+from unlearnkit.audits.statistics.coin import coin_test
 from unlearnkit.data import Mapped, load, mapped_from
 from unlearnkit.models import Architecture
 from unlearnkit.observing import observe

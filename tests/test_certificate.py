@@ -12,12 +12,12 @@ from arena_samples import arena_of
 from torch import nn
 
 from unlearnkit.attacks import RMIA, RMIAOffline, Threshold
-from unlearnkit.audits.apart import EvaluationSeeds, SearchSeeds
-from unlearnkit.audits.arena import Found, check_needs
-from unlearnkit.audits.attack_search import AttackSearch, attack_search
-from unlearnkit.audits.certificate import Scale, certify
-from unlearnkit.audits.gaps import Instruments
-from unlearnkit.audits.pool import pool_of
+from unlearnkit.audits.worst_case.apart import EvaluationSeeds, SearchSeeds
+from unlearnkit.audits.worst_case.arena import Found, check_needs
+from unlearnkit.audits.worst_case.attack_search import AttackSearch, attack_search
+from unlearnkit.audits.worst_case.certificate import Scale, certify
+from unlearnkit.audits.worst_case.gaps import Instruments
+from unlearnkit.audits.worst_case.pool import pool_of
 from unlearnkit.jobs import GivenModel
 from unlearnkit.methods import ClassVectors, FineTune, Retrain
 from unlearnkit.observing import observe

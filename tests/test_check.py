@@ -18,11 +18,12 @@ from audit_samples import within_binomial
 from ledger_samples import SALT, reference, step, what, written
 from torch import nn
 
-from unlearnkit.audits import formats
 from unlearnkit.audits.audit import audit, fleet_for, save_audit
 from unlearnkit.audits.canaries import Manifest, draw, plant
 from unlearnkit.audits.case import demand, prepare
-from unlearnkit.audits.check import (
+from unlearnkit.audits.designs import Tolerances
+from unlearnkit.audits.ledger import formats
+from unlearnkit.audits.ledger.check import (
     NORMAL,
     Check,
     Checked,
@@ -38,10 +39,9 @@ from unlearnkit.audits.check import (
     compare,
     open_model,
 )
-from unlearnkit.audits.designs import Tolerances
-from unlearnkit.audits.ledger import Coins, Ledger, Reading, Source, Statistic, append, parse, read
-from unlearnkit.audits.rechecks import RECHECKS, RELEARNED, SHIPPED, margins_of, statistics
-from unlearnkit.audits.recorded import entry_of
+from unlearnkit.audits.ledger.entries import Coins, Ledger, Reading, Source, Statistic, append, parse, read
+from unlearnkit.audits.ledger.rechecks import RECHECKS, RELEARNED, SHIPPED, margins_of, statistics
+from unlearnkit.audits.ledger.recorded import entry_of
 from unlearnkit.audits.spec import parse_spec
 from unlearnkit.audits.subjects import models_of
 from unlearnkit.data import split

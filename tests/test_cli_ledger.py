@@ -11,8 +11,8 @@ import pytest
 from ledger_samples import repository, step, written
 from test_cli import run
 
-from unlearnkit.audits.check import Check, Checked, Row
-from unlearnkit.audits.ledger import append, read
+from unlearnkit.audits.ledger.check import Check, Checked, Row
+from unlearnkit.audits.ledger.entries import append, read
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +172,7 @@ def test_what_the_table_leaves_out_is_counted(cli, monkeypatch: pytest.MonkeyPat
     for failures, more in ((4, ""), (5, "… and 1 more; --summary FILE lists all"), (9, "… and 5 more; --summary FILE")):
         rows = tuple(Row("DR-1", "8 bits", "g", "s", "FAIL", f"Number {i} is off.") for i in range(failures))
         found = Check("m", "FAIL", "1 of 1 deletion fails.", (Checked("DR-1", 1, "FAIL", rows[0].sentence, rows),))
-        monkeypatch.setattr("unlearnkit.audits.check.check_files", lambda *_, found=found, **__: found)
+        monkeypatch.setattr("unlearnkit.audits.ledger.check.check_files", lambda *_, found=found, **__: found)
         code, out, _ = cli("check", "l", "--model", "m")
         assert code == 1
         assert [f"Number {i} is off." in out for i in range(failures)] == [i < 4 for i in range(failures)]

@@ -10,8 +10,8 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from unlearnkit.audits.coin import canaries_needed, coin_test, coin_tests, critical_guesses, epsilon_set
-from unlearnkit.audits.roc import auc, auc_interval, auc_mde, auc_standard_error
+from unlearnkit.audits.statistics.coin import canaries_needed, coin_test, coin_tests, critical_guesses, epsilon_set
+from unlearnkit.audits.statistics.roc import auc, auc_interval, auc_mde, auc_standard_error
 from unlearnkit.result import UsageError
 
 Array = NDArray[np.float64]
@@ -77,7 +77,7 @@ def test_several_scores_of_the_same_coins_give_what_each_gives_by_itself(
     stratified: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rng = np.random.default_rng(14)
-    monkeypatch.setattr("unlearnkit.audits.coin._BLOCK", 24 * 30)  # several blocks
+    monkeypatch.setattr("unlearnkit.audits.statistics.coin._BLOCK", 24 * 30)  # several blocks
     heads, strata = toss(rng, 24), np.repeat([0, 1, 2], [10, 13, 1]) if stratified else None
     several = [np.round(rng.normal(size=24) + by * heads, 1) for by in (0.0, 0.5, -1.0)]
     settings: dict[str, Any] = {"tolerance": 0.05, "strata": strata, "permutations": 199, "seed": 3}
@@ -108,7 +108,7 @@ def test_blocks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(6)
     scores, heads = rng.normal(size=20), toss(rng, 20)
     whole = coin_test(scores, heads, tolerance=0.05, permutations=500, seed=6)
-    monkeypatch.setattr("unlearnkit.audits.coin._BLOCK", 7 * 20 + 3)
+    monkeypatch.setattr("unlearnkit.audits.statistics.coin._BLOCK", 7 * 20 + 3)
     assert coin_test(scores, heads, tolerance=0.05, permutations=500, seed=6) == whole
     assert whole.p > 0.1
 

@@ -7,10 +7,10 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from unlearnkit.audits.collateral import collateral, paired_gap
-from unlearnkit.audits.multiplicity import holm
-from unlearnkit.audits.rank import oracle_rank
-from unlearnkit.audits.roc import clopper_pearson
+from unlearnkit.audits.statistics.collateral import collateral, paired_gap
+from unlearnkit.audits.statistics.multiplicity import holm
+from unlearnkit.audits.statistics.rank import oracle_rank
+from unlearnkit.audits.statistics.roc import clopper_pearson
 from unlearnkit.result import UsageError
 
 Right = NDArray[np.bool_]

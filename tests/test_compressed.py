@@ -11,11 +11,11 @@ import pytest
 from audit_samples import evidence, plan, within_binomial
 
 from unlearnkit.audits.battery import ATTACKS, judge
-from unlearnkit.audits.coin import coin_test
 from unlearnkit.audits.compressed import compressed, compressed_rows
 from unlearnkit.audits.evidence import Evidence, Group
-from unlearnkit.audits.multiplicity import holm
-from unlearnkit.audits.roc import auc
+from unlearnkit.audits.statistics.coin import coin_test
+from unlearnkit.audits.statistics.multiplicity import holm
+from unlearnkit.audits.statistics.roc import auc
 from unlearnkit.result import UsageError
 from unlearnkit.treatments import COMPRESSED
 

@@ -23,7 +23,7 @@ from unlearnkit.audits.designs import (
     rank_tests,
 )
 from unlearnkit.audits.evidence import Evidence, FloatArray, Group
-from unlearnkit.audits.rank import planted_mde
+from unlearnkit.audits.statistics.rank import planted_mde
 from unlearnkit.result import Control
 
 WIDE = Tolerances(auc=0.15)

@@ -7,7 +7,7 @@ from pathlib import Path
 from unlearnkit.audits.audit import fleet_for
 from unlearnkit.audits.case import demand, method_of, prepare
 from unlearnkit.audits.demo import DELETIONS, SUBJECTS, specs
-from unlearnkit.audits.rank import oracles_needed
+from unlearnkit.audits.statistics.rank import oracles_needed
 from unlearnkit.audits.subjects import oracle_jobs
 from unlearnkit.methods import METHODS
 from unlearnkit.store import Store

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from scipy.special import softmax
 
-from unlearnkit.audits.distances import (
+from unlearnkit.audits.statistics.distances import (
     Distance,
     activation_distance,
     average_gap,

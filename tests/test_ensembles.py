@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from unlearnkit.audits.ensembles import examples_apart, single_epsilons
-from unlearnkit.audits.epsilon import split_epsilon
-from unlearnkit.audits.multiplicity import benjamini_hochberg
+from unlearnkit.audits.statistics.ensembles import examples_apart, single_epsilons
+from unlearnkit.audits.statistics.epsilon import split_epsilon
+from unlearnkit.audits.statistics.multiplicity import benjamini_hochberg
 from unlearnkit.result import UsageError
 
 RNG = np.random.default_rng(0)

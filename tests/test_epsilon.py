@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from scipy import integrate, stats
 from scipy.special import expit
 
-from unlearnkit.audits.coin import critical_guesses
-from unlearnkit.audits.epsilon import (
+from unlearnkit.audits.statistics.coin import critical_guesses
+from unlearnkit.audits.statistics.epsilon import (
     GAUSSIAN,
     INDEPENDENT,
     Confusion,

@@ -12,8 +12,8 @@ from safetensors.numpy import load, save
 
 from unlearnkit.audits.designs import coin_design, rank_tests
 from unlearnkit.audits.evidence import Evidence, Group, envelope
-from unlearnkit.audits.rank import Z_CAP, margin_z
 from unlearnkit.audits.simulate import simulate, standard_plan
+from unlearnkit.audits.statistics.rank import Z_CAP, margin_z
 from unlearnkit.result import UsageError
 from unlearnkit.treatments import COMPRESSED
 

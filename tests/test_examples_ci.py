@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from unlearnkit.audits.ledger import read
+from unlearnkit.audits.ledger.entries import read
 
 ROOT = Path(__file__).parents[1]
 

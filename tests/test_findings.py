@@ -14,10 +14,10 @@ from scipy.special import expit, softmax
 from unlearnkit.attacks.mia_efficacy import mia_efficacy
 from unlearnkit.audits import battery
 from unlearnkit.audits.battery import judge
-from unlearnkit.audits.epsilon import one_run_epsilon
 from unlearnkit.audits.evidence import Evidence, FloatArray, Group
 from unlearnkit.audits.findings import TITLES, by_group, comparisons, measured_epsilon, other_classes, single_examples
 from unlearnkit.audits.simulate import Law, with_audited
+from unlearnkit.audits.statistics.epsilon import one_run_epsilon
 from unlearnkit.result import Comparison
 
 NAMES = tuple("abcdefghij")

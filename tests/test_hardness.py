@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from unlearnkit.audits.hardness import among_random, like_mix, mean_gap, mean_interval, prediction_reach
+from unlearnkit.audits.statistics.hardness import among_random, like_mix, mean_gap, mean_interval, prediction_reach
 from unlearnkit.result import UsageError
 
 

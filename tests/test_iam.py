@@ -14,7 +14,7 @@ from scipy.special import expit
 
 from unlearnkit.attacks import IAM, IAMOffline, completeness
 from unlearnkit.attacks.iam import CERTAIN, signal
-from unlearnkit.audits.roc import auc, roc, tpr_at_fpr
+from unlearnkit.audits.statistics.roc import auc, roc, tpr_at_fpr
 from unlearnkit.masks import State
 from unlearnkit.result import UsageError
 from unlearnkit.types import Known, Observation, References

@@ -7,9 +7,9 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from unlearnkit.audits.individuals import individuals
-from unlearnkit.audits.rank import oracle_rank
-from unlearnkit.audits.roc import clopper_pearson
+from unlearnkit.audits.statistics.individuals import individuals
+from unlearnkit.audits.statistics.rank import oracle_rank
+from unlearnkit.audits.statistics.roc import clopper_pearson
 from unlearnkit.result import UsageError
 
 Array = NDArray[np.float64]

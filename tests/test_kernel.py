@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from unlearnkit.audits.kernel import kernel_rank, kernel_two_sample
+from unlearnkit.audits.statistics.kernel import kernel_rank, kernel_two_sample
 from unlearnkit.result import UsageError
 
 Array = NDArray[np.float64]
@@ -72,7 +72,7 @@ def test_blocks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(2)
     unlearned, oracles = rng.normal(size=(4, 3)), rng.normal(size=(6, 3))
     whole = kernel_two_sample(unlearned, oracles, seed=1, permutations=100)
-    monkeypatch.setattr("unlearnkit.audits.kernel._BLOCK", 70)
+    monkeypatch.setattr("unlearnkit.audits.statistics.kernel._BLOCK", 70)
     parts = kernel_two_sample(unlearned, oracles, seed=1, permutations=100)
     assert parts.statistic == pytest.approx(whole.statistic)
     assert parts.p == whole.p

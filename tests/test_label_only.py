@@ -18,7 +18,7 @@ from unlearnkit.attacks.label_only import (
     NoiseDistance,
     labels_of,
 )
-from unlearnkit.audits.roc import auc
+from unlearnkit.audits.statistics.roc import auc
 from unlearnkit.result import UsageError
 from unlearnkit.types import Examples
 

@@ -19,7 +19,7 @@ from unlearnkit.attacks import (
     ULiRA,
     leave_one_out,
 )
-from unlearnkit.audits.roc import auc
+from unlearnkit.audits.statistics.roc import auc
 from unlearnkit.masks import random_halves, tri_state
 from unlearnkit.result import UsageError
 from unlearnkit.types import Attack, Known, Observation, References, Scores

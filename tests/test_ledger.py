@@ -18,8 +18,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from ledger_samples import SALT, audit_ref, reference, step, what, written
 
-from unlearnkit.audits import ledger
-from unlearnkit.audits.ledger import (
+from unlearnkit.audits.ledger import entries as ledger
+from unlearnkit.audits.ledger.entries import (
     Entry,
     Ledger,
     Points,
@@ -287,7 +287,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from ledger_samples import step
-from unlearnkit.audits.ledger import append
+from unlearnkit.audits.ledger.entries import append
 for row in range({count}):
     append(Path(sys.argv[1]), step(f"{{sys.argv[2]}}-{{row}}", "received"))
     print(row, flush=True)

@@ -12,7 +12,7 @@ from scipy import stats
 
 from unlearnkit.attacks import LiRA, LiRAOffline, LiRAOfflineDensity, Threshold, ULiRA
 from unlearnkit.attacks.gaussian import Gaussian, Law
-from unlearnkit.audits.roc import auc
+from unlearnkit.audits.statistics.roc import auc
 from unlearnkit.masks import State, random_halves
 from unlearnkit.observing import margin
 from unlearnkit.result import UsageError

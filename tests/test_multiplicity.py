@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from unlearnkit.audits.multiplicity import benjamini_hochberg, holm, holm_families
+from unlearnkit.audits.statistics.multiplicity import benjamini_hochberg, holm, holm_families
 from unlearnkit.result import UsageError
 
 Array = NDArray[np.float64]

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from arena_samples import arena_of, mislabeled, noise
 
-from unlearnkit.audits.apart import SearchSeeds
-from unlearnkit.audits.pool import pool_of, search_pool
-from unlearnkit.audits.pool_search import (
+from unlearnkit.audits.worst_case.apart import SearchSeeds
+from unlearnkit.audits.worst_case.pool import pool_of, search_pool
+from unlearnkit.audits.worst_case.pool_search import (
     memorization,
     nearest_neighbors,
     neighbor_influence,

@@ -10,7 +10,7 @@ from scipy.optimize import linprog
 from unlearnkit.attacks import ATTACKS, SIGNALS, AttackP, ClassThreshold, Gap, Quantile
 from unlearnkit.attacks.class_threshold import best_threshold
 from unlearnkit.attacks.quantile import fit_quantile
-from unlearnkit.audits.roc import auc
+from unlearnkit.audits.statistics.roc import auc
 from unlearnkit.observing import margin
 from unlearnkit.result import UsageError
 from unlearnkit.types import Attack, Holds, Known, Observation

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from unlearnkit import private
-from unlearnkit.audits.anchor import sampled_gaussian_epsilon
-from unlearnkit.audits.epsilon import gaussian_epsilon, one_run_epsilon, one_run_guesses
+from unlearnkit.audits.statistics.anchor import sampled_gaussian_epsilon
+from unlearnkit.audits.statistics.epsilon import gaussian_epsilon, one_run_epsilon, one_run_guesses
 from unlearnkit.data import load
 from unlearnkit.models import Architecture, Classifier, build, load_model, pack, read_metadata, save_model
 from unlearnkit.observing import observe

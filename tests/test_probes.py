@@ -23,7 +23,7 @@ from unlearnkit.attacks.quantization import Quantization
 from unlearnkit.attacks.relearning import FewShotRelearning, RetainRelearning
 from unlearnkit.attacks.residual_knowledge import SearchedNeighbors
 from unlearnkit.audits.readings import Readings, read_all
-from unlearnkit.audits.resurrection import Resurrection, resurrection
+from unlearnkit.audits.statistics.resurrection import Resurrection, resurrection
 from unlearnkit.compress import quantized
 from unlearnkit.methods.negative_gradient import NegativeGradient
 from unlearnkit.models import Architecture, build

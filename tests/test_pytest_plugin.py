@@ -14,8 +14,8 @@ import pytest
 import torch
 from ledger_samples import repository, written
 
-import unlearnkit.audits.check  # noqa: F401 - runs within this process forget what they import, torch must not be
-from unlearnkit.audits.ledger import read
+import unlearnkit.audits.ledger.check  # noqa: F401 - runs within this process forget what they import, torch must not be
+from unlearnkit.audits.ledger.entries import read
 from unlearnkit.audits.pytest_plugin import NotForgotten, assert_forgotten
 from unlearnkit.data import split
 from unlearnkit.models import Architecture, build

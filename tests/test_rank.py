@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from unlearnkit.attacks import BASEOffline
-from unlearnkit.audits.rank import (
+from unlearnkit.audits.statistics.rank import (
     RMIA_A,
     Z_CAP,
     RankResult,

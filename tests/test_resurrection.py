@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from unlearnkit.audits.rank import oracle_rank
-from unlearnkit.audits.resurrection import resurrection
+from unlearnkit.audits.statistics.rank import oracle_rank
+from unlearnkit.audits.statistics.resurrection import resurrection
 from unlearnkit.result import UsageError
 
 

@@ -13,7 +13,7 @@ from scipy.special import expit
 
 from unlearnkit.attacks import BASE, RMIA, BASEOffline, RMIAOffline
 from unlearnkit.attacks.rmia import log_ratio
-from unlearnkit.audits.roc import auc
+from unlearnkit.audits.statistics.roc import auc
 from unlearnkit.masks import State
 from unlearnkit.result import UsageError
 from unlearnkit.types import Attack, Known, Observation, References

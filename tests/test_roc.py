@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from unlearnkit.audits.roc import (
+from unlearnkit.audits.statistics.roc import (
     _acceleration,
     _bca_shares,
     _draws,
@@ -172,7 +172,7 @@ def test_pieces_blocks_and_order_do_not_show(monkeypatch: pytest.MonkeyPatch) ->
     parts = [auc_resamples(members, nonmembers, count=c, first=f, seed=2) for f, c in ((0, 1), (1, 41), (42, 58))]
     np.testing.assert_array_equal(np.concatenate(parts), whole)
     np.testing.assert_array_equal(auc_resamples(members[::-1], nonmembers[::-1], count=100, seed=2), whole)
-    monkeypatch.setattr("unlearnkit.audits.roc._BLOCK", 7 * 40 + 3)
+    monkeypatch.setattr("unlearnkit.audits.statistics.roc._BLOCK", 7 * 40 + 3)
     np.testing.assert_array_equal(auc_resamples(members, nonmembers, count=100, seed=2), whole)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from unlearnkit.audits.sampling import LEAST_OF_GROUP, MOST_POINTS, evenly, exactly, in_groups
+from unlearnkit.audits.statistics.sampling import LEAST_OF_GROUP, MOST_POINTS, evenly, exactly, in_groups
 
 
 def test_a_sample_of_a_large_set_is_in_equal_steps() -> None:

@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 
 from unlearnkit.audits import battery, designs, selftest, verdict
 from unlearnkit.audits.cli import app
-from unlearnkit.audits.epsilon import Rule, rule_epsilon
 from unlearnkit.audits.evidence import Evidence, Group
 from unlearnkit.audits.selftest import Known, Lab
+from unlearnkit.audits.statistics.epsilon import Rule, rule_epsilon
 from unlearnkit.models import Classifier
 from unlearnkit.observing import observe
 from unlearnkit.result import State

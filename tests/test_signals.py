@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy.special import expit, softmax
 
 from unlearnkit.attacks import ATTACKS, SIGNALS, Threshold
-from unlearnkit.audits.roc import auc
+from unlearnkit.audits.statistics.roc import auc
 from unlearnkit.observing import margin
 from unlearnkit.result import UsageError
 from unlearnkit.types import Known, Observation, References

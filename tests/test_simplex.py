@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.optimize import brentq
 
-from unlearnkit.audits.simplex import descend, largest, project, random_start, scale_free_step
+from unlearnkit.audits.worst_case.simplex import descend, largest, project, random_start, scale_free_step
 from unlearnkit.result import UsageError
 
 VECTORS = arrays(np.float64, st.integers(2, 40), elements=st.floats(-1e4, 1e4))

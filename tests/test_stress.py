@@ -15,17 +15,18 @@ from arena_samples import RECIPE, noise
 from stress_samples import stress_evidence
 
 from unlearnkit.attacks import RMIAOffline
-from unlearnkit.audits import battery, controls, gathering, stress
-from unlearnkit.audits import stress_evidence as stress_evidence_module
-from unlearnkit.audits.arena import Found
+from unlearnkit.audits import battery, controls, gathering
 from unlearnkit.audits.audit import audit, save_audit
 from unlearnkit.audits.case import Case, demand, prepare
-from unlearnkit.audits.certificate import Scale
-from unlearnkit.audits.gaps import Answers, Instruments, Looked, measured
 from unlearnkit.audits.spec import parse_spec
-from unlearnkit.audits.stress import Stress, ask_stress, plan_stress
-from unlearnkit.audits.stress_evidence import StressEvidence, harder, stress_flags, stress_sets
 from unlearnkit.audits.verify import verify_file
+from unlearnkit.audits.worst_case import stress
+from unlearnkit.audits.worst_case import stress_evidence as stress_evidence_module
+from unlearnkit.audits.worst_case.arena import Found
+from unlearnkit.audits.worst_case.certificate import Scale
+from unlearnkit.audits.worst_case.gaps import Answers, Instruments, Looked, measured
+from unlearnkit.audits.worst_case.stress import Stress, ask_stress, plan_stress
+from unlearnkit.audits.worst_case.stress_evidence import StressEvidence, harder, stress_flags, stress_sets
 from unlearnkit.data import Dataset
 from unlearnkit.fleet import Fleet, Progress
 from unlearnkit.jobs import Sets

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from unlearnkit.audits.structured import doubles, entanglement, far_from_retain, group_of, near_retain
+from unlearnkit.audits.worst_case.structured import doubles, entanglement, far_from_retain, group_of, near_retain
 from unlearnkit.result import UsageError
 from unlearnkit.types import Examples
 

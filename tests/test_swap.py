@@ -13,8 +13,8 @@ from conftest import MakeBlobs
 from scipy import stats
 from torch import nn
 
-from unlearnkit.audits.roc import auc
-from unlearnkit.audits.swap import swap_test
+from unlearnkit.audits.statistics.roc import auc
+from unlearnkit.audits.statistics.swap import swap_test
 from unlearnkit.audits.swapping import swap_jobs, swap_pairs
 from unlearnkit.fleet import Fleet
 from unlearnkit.jobs import Sets, TrainJob, UnlearnJob

@@ -8,7 +8,7 @@ from test_population import observed, world
 
 from unlearnkit.attacks import TwoModel
 from unlearnkit.attacks.two_model import DIFFERENCES
-from unlearnkit.audits.roc import auc
+from unlearnkit.audits.statistics.roc import auc
 from unlearnkit.result import UsageError
 from unlearnkit.types import Known, Observation
 

@@ -10,7 +10,7 @@ from scipy.special import logsumexp
 from sklearn.neighbors import KernelDensity
 
 from unlearnkit.attacks import RULI, ULiRA, leave_one_out
-from unlearnkit.audits.roc import auc, roc, tpr_at_fpr
+from unlearnkit.audits.statistics.roc import auc, roc, tpr_at_fpr
 from unlearnkit.masks import Stage, State, tri_state
 from unlearnkit.result import UsageError
 from unlearnkit.types import Attack, Known, Observation, References

@@ -23,9 +23,9 @@ from unlearnkit.audits.audit import save_audit
 from unlearnkit.audits.battery import BATTERY
 from unlearnkit.audits.designs import Plan, Tolerances
 from unlearnkit.audits.evidence import SWAP, TREATED, UNTRAINED, Evidence
-from unlearnkit.audits.gaps import Answers, Looked
 from unlearnkit.audits.registration import register
 from unlearnkit.audits.verify import Verified, verify_file
+from unlearnkit.audits.worst_case.gaps import Answers, Looked
 from unlearnkit.reports.pdf import render
 from unlearnkit.result import AuditResult, Flag, UsageError
 from unlearnkit.store import Store

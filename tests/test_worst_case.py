@@ -14,9 +14,9 @@ import pytest
 from unlearnkit.attacks import ATTACKS
 from unlearnkit.audits import audit, cli
 from unlearnkit.audits.case import prepare
-from unlearnkit.audits.gaps import Instruments
 from unlearnkit.audits.spec import parse_spec
-from unlearnkit.audits.worst_case import plan, save_worst_case, worst_case
+from unlearnkit.audits.worst_case.gaps import Instruments
+from unlearnkit.audits.worst_case.search import plan, save_worst_case, worst_case
 from unlearnkit.fleet import Fleet
 from unlearnkit.hardest import WorstCase
 from unlearnkit.reports.pdf import PdfReader

@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special, stats
 
-from unlearnkit.audits.epsilon import gaussian_epsilon, one_run_epsilon, one_run_guesses, split_epsilon
-from unlearnkit.audits.roc import check_share
+from unlearnkit.audits.statistics.epsilon import gaussian_epsilon, one_run_epsilon, one_run_guesses, split_epsilon
+from unlearnkit.audits.statistics.roc import check_share
 from unlearnkit.result import UsageError
 
 _ORDERS = np.arange(2, 257, dtype=np.float64)  # of Rényi's divergence

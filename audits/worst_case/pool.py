@@ -8,9 +8,9 @@ import numpy as np
 from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 
-from unlearnkit.audits.apart import SearchSeeds
-from unlearnkit.audits.arena import Arena, Found, Rows
-from unlearnkit.audits.pool_search import By, Ranked, nearest_neighbors, pool_search
+from unlearnkit.audits.worst_case.apart import SearchSeeds
+from unlearnkit.audits.worst_case.arena import Arena, Found, Rows
+from unlearnkit.audits.worst_case.pool_search import By, Ranked, nearest_neighbors, pool_search
 from unlearnkit.jobs import TrainJob
 from unlearnkit.masks import State, random_halves
 from unlearnkit.observing import observe

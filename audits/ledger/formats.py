@@ -14,11 +14,11 @@ from urllib.parse import quote
 from xml.etree import ElementTree
 
 import unlearnkit
-from unlearnkit.audits.ledger import shown
+from unlearnkit.audits.ledger.entries import shown
 from unlearnkit.audits.words import number
 
 if TYPE_CHECKING:
-    from unlearnkit.audits.check import Check, Checked, Row
+    from unlearnkit.audits.ledger.check import Check, Checked, Row
 
 _SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 _LEVEL = {"FAIL": "error", "INVALID": "error", "INCONCLUSIVE": "warning", "NOT CHECKED": "note"}

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, special, stats
 
-from unlearnkit.audits.roc import check_share
+from unlearnkit.audits.statistics.roc import check_share
 from unlearnkit.result import Interval, UsageError
 
 Z_CAP = 1000.0  # standard deviations; a finite stand-in for "differs from others that do not differ at all"

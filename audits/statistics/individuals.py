@@ -16,9 +16,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from unlearnkit.audits.distances import farther_p
-from unlearnkit.audits.rank import allowed_rank, margin_z, oracles_needed
-from unlearnkit.audits.roc import check_share, clopper_pearson
+from unlearnkit.audits.statistics.distances import farther_p
+from unlearnkit.audits.statistics.rank import allowed_rank, margin_z, oracles_needed
+from unlearnkit.audits.statistics.roc import check_share, clopper_pearson
 from unlearnkit.result import Interval, UsageError
 
 Direction = Literal["remembered", "over-forgotten", "equal"]

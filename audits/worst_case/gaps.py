@@ -14,9 +14,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 from numpy.typing import NDArray
 
-from unlearnkit.audits.hardness import among_random, mean_gap, mean_interval
-from unlearnkit.audits.rank import oracle_rank
-from unlearnkit.audits.roc import auc
+from unlearnkit.audits.statistics.hardness import among_random, mean_gap, mean_interval
+from unlearnkit.audits.statistics.rank import oracle_rank
+from unlearnkit.audits.statistics.roc import auc
 from unlearnkit.hardest import FOUND
 from unlearnkit.result import Cell, Flag, Hardness, Measure, SetRecord, UsageError
 from unlearnkit.types import Attack, Known, Observation, References

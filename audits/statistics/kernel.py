@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.distance import pdist, squareform
 
-from unlearnkit.audits.distances import check_ensembles, check_models, farther_p
+from unlearnkit.audits.statistics.distances import check_ensembles, check_models, farther_p
 from unlearnkit.result import UsageError
 
 SCALES = (0.25, 0.5, 1.0, 2.0, 4.0)  # bandwidths, in median distances

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from unlearnkit.audits.roc import check_share
+from unlearnkit.audits.statistics.roc import check_share
 from unlearnkit.result import Interval, UsageError
 
 Array = NDArray[np.float64]

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from unlearnkit.audits.distances import farther_p
-from unlearnkit.audits.rank import oracle_rank
+from unlearnkit.audits.statistics.distances import farther_p
+from unlearnkit.audits.statistics.rank import oracle_rank
 from unlearnkit.result import Interval, UsageError
 
 LEAST_ORACLES = 5  # fewer say nothing of how far retrained models differ; 19 are needed to reject at 0.05

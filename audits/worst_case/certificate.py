@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from unlearnkit.audits.apart import EvaluationSeeds, check_apart
-from unlearnkit.audits.arena import Arena, Found, Rows
-from unlearnkit.audits.gaps import Answers, Certificate, Instruments, Looked, measured
-from unlearnkit.audits.hardness import like_mix
-from unlearnkit.audits.sampling import evenly
+from unlearnkit.audits.statistics.hardness import like_mix
+from unlearnkit.audits.statistics.sampling import evenly
+from unlearnkit.audits.worst_case.apart import EvaluationSeeds, check_apart
+from unlearnkit.audits.worst_case.arena import Arena, Found, Rows
+from unlearnkit.audits.worst_case.gaps import Answers, Certificate, Instruments, Looked, measured
 from unlearnkit.hardest import FOUND, RANDOM
 from unlearnkit.jobs import ObserveJob, Points
 from unlearnkit.result import Flag, UsageError

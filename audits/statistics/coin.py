@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special, stats
 
-from unlearnkit.audits.roc import auc, auc_interval, auc_mde, auc_standard_error, check_scores, check_share
+from unlearnkit.audits.statistics.roc import auc, auc_interval, auc_mde, auc_standard_error, check_scores, check_share
 from unlearnkit.result import Interval, UsageError
 
 _BLOCK = 1 << 21  # numbers shuffled at once: 16 MiB

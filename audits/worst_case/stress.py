@@ -17,15 +17,15 @@ from typing import Any
 
 import numpy as np
 
-from unlearnkit.audits.apart import EvaluationSeeds, SearchSeeds
-from unlearnkit.audits.arena import Arena, Found, Rows
 from unlearnkit.audits.case import Case, Demand, method_of
-from unlearnkit.audits.certificate import Candidate, Scale, answered, ask, check_judges, other_classes
-from unlearnkit.audits.gaps import Looked
-from unlearnkit.audits.pool import UNITS, Pool, pool_jobs, pool_of, search_pool
-from unlearnkit.audits.pool_search import By, memorization
-from unlearnkit.audits.sampling import evenly
-from unlearnkit.audits.stress_evidence import ALL, SHOWN, StressEvidence, hardest_set
+from unlearnkit.audits.statistics.sampling import evenly
+from unlearnkit.audits.worst_case.apart import EvaluationSeeds, SearchSeeds
+from unlearnkit.audits.worst_case.arena import Arena, Found, Rows
+from unlearnkit.audits.worst_case.certificate import Candidate, Scale, answered, ask, check_judges, other_classes
+from unlearnkit.audits.worst_case.gaps import Looked
+from unlearnkit.audits.worst_case.pool import UNITS, Pool, pool_jobs, pool_of, search_pool
+from unlearnkit.audits.worst_case.pool_search import By, memorization
+from unlearnkit.audits.worst_case.stress_evidence import ALL, SHOWN, StressEvidence, hardest_set
 from unlearnkit.fleet import Fleet
 from unlearnkit.hardest import FOUND, RANDOM, drawable
 from unlearnkit.jobs import ModelJob

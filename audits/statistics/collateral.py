@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from scipy import optimize
 from scipy.special import rel_entr
 
-from unlearnkit.audits.distances import farther_p
-from unlearnkit.audits.multiplicity import holm
-from unlearnkit.audits.rank import RankResult, oracle_rank
-from unlearnkit.audits.roc import check_share, clopper_pearson
+from unlearnkit.audits.statistics.distances import farther_p
+from unlearnkit.audits.statistics.multiplicity import holm
+from unlearnkit.audits.statistics.rank import RankResult, oracle_rank
+from unlearnkit.audits.statistics.roc import check_share, clopper_pearson
 from unlearnkit.result import Interval, UsageError
 
 

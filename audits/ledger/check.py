@@ -28,9 +28,8 @@ from scipy import stats
 from torch import nn
 
 from unlearnkit.audits.canaries import Manifest, plant
-from unlearnkit.audits.coin import coin_test
 from unlearnkit.audits.designs import MIN_CANARIES, Tolerances
-from unlearnkit.audits.ledger import (
+from unlearnkit.audits.ledger.entries import (
     Deletion,
     Entry,
     Group,
@@ -44,9 +43,7 @@ from unlearnkit.audits.ledger import (
     read_to_check,
     shown,
 )
-from unlearnkit.audits.multiplicity import holm_families
-from unlearnkit.audits.rank import allowed_rank, margin_z, oracle_rank, oracles_needed
-from unlearnkit.audits.rechecks import (
+from unlearnkit.audits.ledger.rechecks import (
     RECHECKS,
     RELEARNED,
     SHIPPED,
@@ -56,6 +53,9 @@ from unlearnkit.audits.rechecks import (
     relearned,
     statistics,
 )
+from unlearnkit.audits.statistics.coin import coin_test
+from unlearnkit.audits.statistics.multiplicity import holm_families
+from unlearnkit.audits.statistics.rank import allowed_rank, margin_z, oracle_rank, oracles_needed
 from unlearnkit.audits.words import number
 from unlearnkit.data import Dataset, load
 from unlearnkit.models import Architecture, Classifier, load_model, read_metadata

@@ -15,7 +15,7 @@ from unlearnkit.audits.audit import fleet_for
 from unlearnkit.audits.case import Case, Demand, demand, prepare
 from unlearnkit.audits.evidence import Evidence
 from unlearnkit.audits.evidence import Group as Part
-from unlearnkit.audits.ledger import (
+from unlearnkit.audits.ledger.entries import (
     AuditRef,
     Coins,
     Done,
@@ -30,7 +30,7 @@ from unlearnkit.audits.ledger import (
     hashed,
     today,
 )
-from unlearnkit.audits.rechecks import (
+from unlearnkit.audits.ledger.rechecks import (
     BATCH,
     LR,
     RECHECKS,
@@ -45,8 +45,8 @@ from unlearnkit.audits.rechecks import (
     rounded,
     statistics,
 )
-from unlearnkit.audits.sampling import exactly
 from unlearnkit.audits.spec import Spec, parse_spec
+from unlearnkit.audits.statistics.sampling import exactly
 from unlearnkit.audits.subjects import oracle_jobs
 from unlearnkit.result import AuditResult, UsageError, evidence_path
 from unlearnkit.store import Store, canonical

@@ -28,9 +28,9 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 from torch.nn import functional
 
-from unlearnkit.audits.apart import SearchSeeds
-from unlearnkit.audits.arena import Arena, Found, Over, Rows, Step, check_needs
-from unlearnkit.audits.simplex import check_size, descend, largest, random_start, scale_free_step
+from unlearnkit.audits.worst_case.apart import SearchSeeds
+from unlearnkit.audits.worst_case.arena import Arena, Found, Over, Rows, Step, check_needs
+from unlearnkit.audits.worst_case.simplex import check_size, descend, largest, random_start, scale_free_step
 from unlearnkit.methods.steps import inputs
 from unlearnkit.models import Classifier, seeded
 from unlearnkit.observing import observe

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from unlearnkit.audits.duplicates import copies
 from unlearnkit.audits.groups import groups_in_ids
-from unlearnkit.audits.simplex import check_size
+from unlearnkit.audits.worst_case.simplex import check_size
 from unlearnkit.result import UsageError, nearest
 from unlearnkit.types import Examples
 

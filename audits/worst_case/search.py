@@ -17,20 +17,20 @@ import torch
 from safetensors.numpy import save
 
 import unlearnkit
-from unlearnkit.audits.apart import EvaluationSeeds, SearchSeeds
-from unlearnkit.audits.arena import Arena, Found, check_needs
-from unlearnkit.audits.attack_search import AttackSearch, attack_search
-from unlearnkit.audits.bilevel import Bilevel, bilevel
 from unlearnkit.audits.case import Case, lend
-from unlearnkit.audits.certificate import Scale, certify
-from unlearnkit.audits.gaps import Certificate, Instruments, told
-from unlearnkit.audits.pool import features_of, pool_of, search_pool
-from unlearnkit.audits.pool_search import By
 from unlearnkit.audits.records import data_record
-from unlearnkit.audits.simplex import check_size
 from unlearnkit.audits.spec import WorstCaseSpec
-from unlearnkit.audits.structured import doubles, entanglement, far_from_retain, group_of, near_retain
 from unlearnkit.audits.subjects import original_job
+from unlearnkit.audits.worst_case.apart import EvaluationSeeds, SearchSeeds
+from unlearnkit.audits.worst_case.arena import Arena, Found, check_needs
+from unlearnkit.audits.worst_case.attack_search import AttackSearch, attack_search
+from unlearnkit.audits.worst_case.bilevel import Bilevel, bilevel
+from unlearnkit.audits.worst_case.certificate import Scale, certify
+from unlearnkit.audits.worst_case.gaps import Certificate, Instruments, told
+from unlearnkit.audits.worst_case.pool import features_of, pool_of, search_pool
+from unlearnkit.audits.worst_case.pool_search import By
+from unlearnkit.audits.worst_case.simplex import check_size
+from unlearnkit.audits.worst_case.structured import doubles, entanglement, far_from_retain, group_of, near_retain
 from unlearnkit.fleet import Fleet
 from unlearnkit.hardest import SCHEMA, SearchRecord, TraceStep, WorstCase
 from unlearnkit.methods import method_named

@@ -14,8 +14,8 @@ import numpy as np
 from jaxtyping import UInt8
 from numpy.typing import NDArray
 
-from unlearnkit.audits.gaps import Answers, Certificate, Instruments, Looked, average_gap, measured, told
-from unlearnkit.audits.hardness import prediction_reach
+from unlearnkit.audits.statistics.hardness import prediction_reach
+from unlearnkit.audits.worst_case.gaps import Answers, Certificate, Instruments, Looked, average_gap, measured, told
 from unlearnkit.hardest import FOUND, RANDOM
 from unlearnkit.result import Flag, HardExample, Interval, Measure, StressSets, UsageError
 

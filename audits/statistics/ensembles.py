@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from unlearnkit.audits.epsilon import split_epsilon
-from unlearnkit.audits.multiplicity import benjamini_hochberg
-from unlearnkit.audits.rank import finite_table
-from unlearnkit.audits.roc import check_share
+from unlearnkit.audits.statistics.epsilon import split_epsilon
+from unlearnkit.audits.statistics.multiplicity import benjamini_hochberg
+from unlearnkit.audits.statistics.rank import finite_table
+from unlearnkit.audits.statistics.roc import check_share
 from unlearnkit.result import UsageError
 
 

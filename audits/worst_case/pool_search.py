@@ -20,7 +20,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from unlearnkit.audits.simplex import check_size
+from unlearnkit.audits.worst_case.simplex import check_size
 from unlearnkit.result import Flag, UsageError
 
 By = Literal["loss", "memorization", "neighbors", "mislabeled"]

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from unlearnkit.audits.apart import SearchSeeds
-from unlearnkit.audits.arena import Arena, Found, Rows, Step, check_needs
-from unlearnkit.audits.pool import Pool
-from unlearnkit.audits.roc import auc
-from unlearnkit.audits.simplex import check_size
+from unlearnkit.audits.statistics.roc import auc
+from unlearnkit.audits.worst_case.apart import SearchSeeds
+from unlearnkit.audits.worst_case.arena import Arena, Found, Rows, Step, check_needs
+from unlearnkit.audits.worst_case.pool import Pool
+from unlearnkit.audits.worst_case.simplex import check_size
 from unlearnkit.result import UsageError
 from unlearnkit.types import Attack, Known, Method, Observation
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from unlearnkit.audits.ledger import Group, Reading, Relearning, Statistic
+from unlearnkit.audits.ledger.entries import Group, Reading, Relearning, Statistic
 from unlearnkit.observing import observe
 from unlearnkit.relearning import relearn
 from unlearnkit.treatments import TREATMENTS

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from unlearnkit.audits.roc import check_share
+from unlearnkit.audits.statistics.roc import check_share
 from unlearnkit.result import Interval, UsageError
 
 _BLOCK = 1 << 21  # numbers shuffled at once: 16 MiB

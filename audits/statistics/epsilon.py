@@ -23,8 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special, stats
 
-from unlearnkit.audits.coin import critical_guesses
-from unlearnkit.audits.roc import binomial_limits, check_scores, check_share, clopper_pearson, roc
+from unlearnkit.audits.statistics.coin import critical_guesses
+from unlearnkit.audits.statistics.roc import binomial_limits, check_scores, check_share, clopper_pearson, roc
 from unlearnkit.result import Interval, UsageError
 
 INDEPENDENT = "assumes that every score comes from a training run of its own, independent of all others"
