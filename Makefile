@@ -28,7 +28,8 @@ lint: $(VENV)/.ready
 	$(RUN)/mypy
 
 test: lint
-	$(RUN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+	@# Files in their own order: the longest ones have few tests, and would all come last.
+	$(RUN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
 
 selftest: $(VENV)/.ready
 	$(RUN)/unlearnkit selftest --long
