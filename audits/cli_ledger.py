@@ -75,7 +75,7 @@ def ledger_add(
 ) -> None:
     """Add one line: an audit with the statistics that a re-check needs, or another step of a deletion.
 
-    An audit that is there already is not added again, so a script may run twice.
+    An audit or a release that is there already is not added again, so a script may run twice.
     """
     import secrets
 
@@ -108,9 +108,10 @@ def ledger_add(
             day=day,
             note=note,
         )
+    before = len(read(ledger).entries) if ledger.exists() else 0
     placed = append(ledger, entry)
-    there = placed != entry.sealed(placed.number, placed.previous)
-    already = ", this audit is there already; nothing was added" if there else ""
+    there = placed.number <= before
+    already = f", this {'audit' if placed.audit else 'step'} is there already; nothing was added" if there else ""
     console.print(
         f"line {placed.number}: {shown(placed.id)} {placed.state} on {placed.date}{already}\n"
         f"head: {read(ledger).head if there else placed.hash}",

@@ -51,6 +51,8 @@ def test_a_deletion_from_request_to_release(cli, made: Path, tmp_path: Path) -> 
     assert "released" in out
     assert "PASS" in out
     assert out.endswith("1 deletion")
+    code, out, _ = cli("ledger", "add", "l", "--id", "DR-1", "--state", "released", "--model", weights)
+    assert (code, ", this step is there already; nothing was added" in out) == (0, True)
     code, out, _ = cli("ledger", "show", "l", "DR-1")
     assert code == 0
     assert out.count('"id": "DR-1"') == 4

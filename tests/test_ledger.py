@@ -85,6 +85,17 @@ def test_an_audit_that_is_there_is_not_added_again(tmp_path: Path) -> None:
     assert append(path, step("DR-1", "audited")).number == 6  # the deletion rests on another one
 
 
+def test_a_release_that_is_there_is_not_added_again(tmp_path: Path) -> None:
+    path = written(tmp_path / "l", ("DR-1", "audited"), ("DR-1", "released"))
+    data = path.read_bytes()
+    assert append(path, step("DR-1", "released", date="2026-12-24")).number == 2
+    assert path.read_bytes() == data
+    other = step("DR-1", "released", model_sha256="e" * 64)
+    noted = step("DR-1", "released", note="to the mirror")
+    plain = step("DR-1", "released")  # something came after the first one
+    assert [append(path, one).number for one in (other, other, noted, noted, plain)] == [3, 3, 4, 4, 5]
+
+
 def test_an_audit_from_before_does_not_close_what_was_opened_again(tmp_path: Path) -> None:
     path = written(tmp_path / "l", ("DR-1", "audited"), ("DR-1", "re-opened"))
     sentence = (

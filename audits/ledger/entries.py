@@ -506,7 +506,8 @@ def since(entries: Sequence[Entry], head: str) -> int | None:
 def append(path: Path, entry: Entry) -> Entry:
     """Add one line, and return it as it stands in the file. Illegal steps are refused, the file stays as it was.
 
-    An audit that the deletion rests on already is not added again: its line is returned, and the file stays as it was.
+    An audit that the deletion rests on already, and a release that is its last line already, are not added again: that
+    line is returned, and the file stays as it was.
 
     Writers take turns, and read what the others wrote before they write. The new file takes the old one's place whole:
     whatever happens in between, also a kill, the ledger has the whole line or none of it.
@@ -534,12 +535,16 @@ def append(path: Path, entry: Entry) -> Entry:
 
 
 def _again(entry: Entry, known: Deletion) -> Entry | None:
-    """The line that says of this audit all that `entry` does, where the deletion rests on it; so scripts may run twice.
+    """The line that says all that `entry` does of this audit, where the deletion rests on it, or of this release, where
+    nothing came after it; so scripts may run twice.
 
     Refuses an audit from before the deletion was opened again: it says nothing about what was done since.
     """
     if entry.audit is None:
-        return None
+        last = known.lines[-1]
+        same = entry.state == "released" and entry.what is None
+        same = same and (last.state, last.model_sha256, last.note) == (entry.state, entry.model_sha256, entry.note)
+        return last if same else None
     told = [line for line in known.lines if line.audit is not None and line.audit.sha256 == entry.audit.sha256]
     reopened = max((line.number for line in known.lines if line.state == "re-opened"), default=0)
     if told and told[-1].number < reopened:
