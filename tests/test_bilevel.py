@@ -135,6 +135,19 @@ def test_which_classes_are_hardest(arena):
     assert whole.against == "BoundaryExpand"
 
 
+@pytest.mark.parametrize("step", ["scale-free", "average"])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_class_that_stays_known_is_found(tmp_path, blobs, step, seed):
+    """Classes 1 and 2 look alike: whichever is not trained on is taken for the other; class 0 stays what it is."""
+    train = blobs(60)
+    one, two = (torch.from_numpy(np.flatnonzero(train.labels().numpy() == c)) for c in (1, 2))
+    x = train.x.clone()
+    x[two] = x[one]
+    arena = arena_of(tmp_path, replace(train, x=x), blobs(30, seed=1, prefix="test"))
+    found = bilevel(arena, replace(QUICK, size=1, over="classes", upper=6, step=step), SearchSeeds(seed))
+    assert found.forget_class == 0
+
+
 def test_the_price_is_known_beforehand():
     cost = Bilevel(10).cost(20)
     assert (cost.trained, cost.looks) == (200, 20)
