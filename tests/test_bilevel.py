@@ -83,7 +83,7 @@ def test_a_sign_step_is_that_of_a_plain_loop(arena):
     arena.fleet.run([arena.original])
     original = arena.fleet.read(arena.original)
     examples = arena.fleet.bench.sets.train
-    w = np.linspace(0, 0.9, 60)
+    w = np.where(examples.labels().numpy() == 0, 0.98, np.linspace(0, 0.9, 60))  # one class has hardly a say
     losses = weighted_finetune(original, examples, w, epochs=1, lr=0.01, batch_size=60, seed=0)
     model = arena.fleet.read(arena.original)
     loss = functional.cross_entropy(model(examples.x), examples.labels(), reduction="none")
@@ -93,6 +93,8 @@ def test_a_sign_step_is_that_of_a_plain_loop(arena):
             parameter -= 0.01 * parameter.grad.sign()
         expected = functional.cross_entropy(model(examples.x), examples.labels(), reduction="none")
     np.testing.assert_allclose(losses, expected.numpy(), rtol=1e-3, atol=1e-5)
+    alike = weighted_finetune(original, examples, np.zeros(60), epochs=1, lr=0.01, batch_size=60, seed=0)
+    assert not np.allclose(losses, alike, rtol=0.01)
     before, after = original.state_dict(), arena.fleet.read(arena.original).state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
 
@@ -112,6 +114,13 @@ def test_examples_of_full_weight_are_not_trained_on(arena):
 
 def replace_x(examples, x):
     return type(examples)(x, examples.y, examples.ids)
+
+
+def test_the_average_is_that_of_the_last_half(arena, monkeypatch):
+    losses = np.random.default_rng(0).random((4, 60))
+    monkeypatch.setattr(module._Lower, "losses", lambda self, step, *rest: losses[step])
+    found = bilevel(arena, replace(QUICK, upper=4, step="average"), SearchSeeds(0))
+    assert set(found.places) == set(np.argsort(losses[2:].mean(axis=0))[:6])
 
 
 def test_any_method_may_stand_in_the_lower_level(arena):
