@@ -119,7 +119,7 @@ _SCRUB = varied(
     epochs=(3, 10, 8, 10),
     max_epochs=(2, 5, 2, 5),
     forget_batch_size=(32, 32, 32, 512),
-    decay_epoch=(3, 9, 9, 9),
+    decay_epoch=(4, 9, 9, 9),
 )
 _LAF = varied(lr_unlearn=(1e-5, 2e-4, 5e-4, 1e-3), lr_align=(5e-5, 4e-4, 5e-4, 1e-3))
 _PRUNED = (

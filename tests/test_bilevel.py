@@ -83,7 +83,7 @@ def test_a_sign_step_is_that_of_a_plain_loop(arena):
     arena.fleet.run([arena.original])
     original = arena.fleet.read(arena.original)
     examples = arena.fleet.bench.sets.train
-    w = np.linspace(0, 0.9, 60)
+    w = np.where(examples.labels().numpy() == 0, 0.98, np.linspace(0, 0.9, 60))  # one class has hardly a say
     losses = weighted_finetune(original, examples, w, epochs=1, lr=0.01, batch_size=60, seed=0)
     model = arena.fleet.read(arena.original)
     loss = functional.cross_entropy(model(examples.x), examples.labels(), reduction="none")
@@ -93,6 +93,8 @@ def test_a_sign_step_is_that_of_a_plain_loop(arena):
             parameter -= 0.01 * parameter.grad.sign()
         expected = functional.cross_entropy(model(examples.x), examples.labels(), reduction="none")
     np.testing.assert_allclose(losses, expected.numpy(), rtol=1e-3, atol=1e-5)
+    alike = weighted_finetune(original, examples, np.zeros(60), epochs=1, lr=0.01, batch_size=60, seed=0)
+    assert not np.allclose(losses, alike, rtol=0.01)
     before, after = original.state_dict(), arena.fleet.read(arena.original).state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
 
@@ -114,6 +116,13 @@ def replace_x(examples, x):
     return type(examples)(x, examples.y, examples.ids)
 
 
+def test_the_average_is_that_of_the_last_half(arena, monkeypatch):
+    losses = np.random.default_rng(0).random((4, 60))
+    monkeypatch.setattr(module._Lower, "losses", lambda self, step, *rest: losses[step])
+    found = bilevel(arena, replace(QUICK, upper=4, step="average"), SearchSeeds(0))
+    assert set(found.places) == set(np.argsort(losses[2:].mean(axis=0))[:6])
+
+
 def test_any_method_may_stand_in_the_lower_level(arena):
     found = bilevel(arena, replace(QUICK, method=RandomLabel(epochs=1)), SearchSeeds(0))
     assert found.against == "RandomLabel"
@@ -133,6 +142,19 @@ def test_which_classes_are_hardest(arena):
         arena, replace(QUICK, upper=1, size=1, over="classes", method=BoundaryExpand(epochs=1)), SearchSeeds(0)
     )
     assert whole.against == "BoundaryExpand"
+
+
+@pytest.mark.parametrize("step", ["scale-free", "average"])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_class_that_stays_known_is_found(tmp_path, blobs, step, seed):
+    """Classes 1 and 2 look alike: whichever is not trained on is taken for the other; class 0 stays what it is."""
+    train = blobs(60)
+    one, two = (torch.from_numpy(np.flatnonzero(train.labels().numpy() == c)) for c in (1, 2))
+    x = train.x.clone()
+    x[two] = x[one]
+    arena = arena_of(tmp_path, replace(train, x=x), blobs(30, seed=1, prefix="test"))
+    found = bilevel(arena, replace(QUICK, size=1, over="classes", upper=6, step=step), SearchSeeds(seed))
+    assert found.forget_class == 0
 
 
 def test_the_price_is_known_beforehand():

@@ -412,6 +412,16 @@ def test_a_loss_that_explodes_is_said(task: Task, method: Method) -> None:
     assert not differing(task.model, before)
 
 
+@row
+def test_running_statistics_move_in_train_mode_only(task: Task, method: Method) -> None:
+    """Which mode that is, the module's text says. Of CFk and EUk the last block alone is trained here, without any."""
+    if not any("running_" in name for name in task.model.state_dict()):
+        return
+    moved = [name for name in differing(run(task, method), task.model) if "running_" in name or "num_batches" in name]
+    moving = (Retrain, FineTune, L1Sparse, RandomLabel, SalUn, SalUnSoft, AMUN, SCRUB, PruneFirst)
+    assert bool(moved) == isinstance(method, moving)
+
+
 @pytest.mark.parametrize("method", METHODS.values(), ids=list(METHODS))
 def test_the_module_says_what_a_reader_must_know(method: type[Method]) -> None:
     text = inspect.getmodule(method).__doc__

@@ -159,3 +159,10 @@ def test_hyperparameters_are_checked() -> None:
         SCRUB(max_epochs=-1)
     with pytest.raises(UsageError, match=r"^SCRUB\.temperature: must be greater than 0, got 0\.0$"):
         SCRUB(temperature=0.0)
+
+
+def test_by_default_the_learning_rate_never_falls(task: Task) -> None:
+    """The published schedule lowers it after epoch 3, and the published settings end there."""
+    method = SCRUB(lr=0.1)
+    assert not differing(run(task, method), run(task, replace(method, decay_epoch=9)))
+    assert differing(run(task, replace(method, epochs=4)), run(task, replace(method, epochs=4, decay_epoch=9)))

@@ -84,7 +84,17 @@ def work(tmp_path, write_module):
         ({"budget": 1}, "worst_case.budget: 1 passes are too few for one upper step, which takes 2"),
         ({"search": "attack", "budget": 2}, "worst_case.budget: 2 unlearnings are too few for one exchange"),
         ({"search": "attack", "attack": "Treshold"}, "there is no attack 'Treshold'; did you mean 'Threshold'"),
+        ({"search": "attack", "attack": "LiRA"}, "worst_case.attack: LiRA needs 'in', and a search holds only 'out', "),
+        ({"attack": "Threshold"}, "worst_case.attack: a search by 'bilevel' asks no attack; leave it out"),
+        ({"search": "attack", "pool": 2}, "worst_case.pool: an attack search needs at least 4 models, so that two"),
         ({"search": "pool-loss", "against": ["FineTune"]}, "a search by 'pool-loss' asks no method; leave it out"),
+        ({"size": 31}, "FineTune: the forget set must not be larger than the retain set, got 31 against 29 examples"),
+        ({"search": "near", "size": 0.6}, "FineTune: the forget set must not be larger than the retain set, got 36"),
+        ({"search": "attack", "size": 31}, "FineTune: the forget set must not be larger than the retain set, got 31"),
+        ({"over": "classes", "size": 2}, "FineTune: the forget set must not be larger than the retain set, got 40"),
+        ({"methods": ["Retrain"], "against": ["SSD"], "size": 31}, "SSD: the forget set must not be larger than the"),
+        ({"methods": ["SSD", {"name": "SSD"}]}, "worst_case.methods: every method may stand there once, got SSD, SSD"),
+        ({"against": ["SSD", {"name": "SSD", "alpha": 2}]}, "worst_case.against: every method may stand there once"),
         ({"search": "class"}, 'worst_case.forget_class: search = "class" needs one of the classes 0 to 2, got None'),
         ({"random": 3}, "worst_case.random: must be at least 5, got 3"),
         ({"serach": "bilevel"}, "worst_case.serach: unknown key; did you mean 'search'"),
@@ -111,6 +121,19 @@ def test_a_class_that_is_everything_is_refused(work):
     alone = work({"data": {"source": "worst_case_data:alone"}}, search="class", forget_class=0)
     with pytest.raises(UsageError, match="worst_case: class holds every training example; nothing would be retained"):
         worst_case(alone, instruments=Instruments(), command="")
+
+
+def test_what_retraining_can_do_is_searched(work):
+    """Retrain alone forgets more than it keeps."""
+    assert work(size=31, methods=["Retrain"]).size == 31
+
+
+def test_a_group_larger_than_the_rest_is_refused_once_it_is_known(work, tmp_path):
+    """Three of four persons: the pattern's group is looked up by the search, and nothing is trained for it."""
+    made = work(search="group", pattern="^(person)[0-2]/")
+    with pytest.raises(UsageError, match="FineTune: the forget set must not be larger than the retain set, got 45"):
+        worst_case(made, instruments=Instruments(), command="")
+    assert not list((tmp_path / "store").rglob("*.safetensors"))
 
 
 def test_a_group_needs_a_pattern(work):

@@ -19,6 +19,7 @@ from unlearnkit.jobs import ModelJob, ObserveJob, Points, TrainJob, UnlearnJob
 from unlearnkit.result import Flag, UsageError
 from unlearnkit.train import Recipe
 from unlearnkit.types import Method, Need
+from unlearnkit.unlearning import check_request
 
 Rows = NDArray[np.int64]
 
@@ -65,6 +66,7 @@ class Arena:
     def unlearned(self, method: Method, places: Rows, *, seed: int, forget_class: int | None = None) -> UnlearnJob:
         """The method asked to forget the trained rows at these places (positions in `trained`)."""
         check_needs(method, self, forget_class)
+        check_request(method, forget=places.size, retain=self.trained.size - places.size, forget_class=forget_class)
         forget = np.zeros(self.trained.size, dtype=bool)
         forget[places] = True
         return UnlearnJob(

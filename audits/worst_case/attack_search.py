@@ -22,9 +22,11 @@ from unlearnkit.audits.worst_case.arena import Arena, Found, Rows, Step, check_n
 from unlearnkit.audits.worst_case.pool import Pool
 from unlearnkit.audits.worst_case.simplex import check_size
 from unlearnkit.result import UsageError
-from unlearnkit.types import Attack, Known, Method, Observation
+from unlearnkit.types import Attack, Holds, Known, Method, Observation
 
 Array = NDArray[np.float64]
+LEAST_POOL = 4  # models on random halves: two of them never saw an example
+HELD = Holds.OUT | Holds.POPULATION | Holds.POPULATION_REFERENCES  # what an attack may ask for
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ class Leak:
         if lacking.size:
             raise UsageError(
                 f"worst_case.pool: {lacking.size:,} points have fewer than two models that never saw them, the first "
-                f"is {str(arena.ids[lacking[0]])!r}; train at least 4 models"
+                f"is {str(arena.ids[lacking[0]])!r}; train at least {LEAST_POOL} models"
             )
         kept = np.where(out, pool.margins, 0).astype(np.float64)
         self.mean = kept.sum(axis=0) / count
@@ -178,4 +180,4 @@ class Leak:
         return auc(scores.values[: places.size], scores.values[places.size :])
 
 
-__all__ = ["AttackSearch", "Leak", "attack_search"]
+__all__ = ["HELD", "LEAST_POOL", "AttackSearch", "Leak", "attack_search"]

@@ -23,7 +23,7 @@ from unlearnkit.audits.spec import WorstCaseSpec
 from unlearnkit.audits.subjects import original_job
 from unlearnkit.audits.worst_case.apart import EvaluationSeeds, SearchSeeds
 from unlearnkit.audits.worst_case.arena import Arena, Found, check_needs
-from unlearnkit.audits.worst_case.attack_search import AttackSearch, attack_search
+from unlearnkit.audits.worst_case.attack_search import HELD, LEAST_POOL, AttackSearch, attack_search
 from unlearnkit.audits.worst_case.bilevel import Bilevel, bilevel
 from unlearnkit.audits.worst_case.certificate import Scale, certify
 from unlearnkit.audits.worst_case.gaps import Certificate, Instruments, told
@@ -37,6 +37,7 @@ from unlearnkit.methods import method_named
 from unlearnkit.result import Environment, Evidence, Flag, UsageError, nearest
 from unlearnkit.store import write_atomic
 from unlearnkit.types import Attack, Method, Need
+from unlearnkit.unlearning import check_request
 
 EVIDENCE = "worst_case.safetensors"
 IDS = "forget.txt"  # of the first set that was found, as `deletion.forget_ids` reads it
@@ -102,6 +103,8 @@ def plan(case: Case, fleet: Fleet, attacks: Mapping[str, type[Attack]]) -> Work:
             )
         methods = [method_named(case.spec.method.name, case.spec.method.params)]
     against: list[Method | None] = [_method(one, "worst_case.against") for one in settings.against]
+    _distinct("methods", methods)
+    _distinct("against", [one for one in against if one is not None])
     if settings.search == "attack":
         against = against or [methods[0]]
     elif settings.search != "bilevel" and against:
@@ -117,6 +120,10 @@ def plan(case: Case, fleet: Fleet, attacks: Mapping[str, type[Attack]]) -> Work:
         if one is not None:
             check_needs(one, arena, 0 if whole else None)
     size = _size(settings, arena)
+    least, n = _least(settings, arena, size), case.trained.size
+    for one in (*methods, *against):
+        if one is not None and least < n:  # a class that is everything is refused by name
+            check_request(one, forget=least, retain=n - least, forget_class=0 if whole else None)
     bilevels = _bilevels(settings, against, size) if settings.search == "bilevel" else ()
     attack = None
     if settings.attack is not None:
@@ -124,13 +131,46 @@ def plan(case: Case, fleet: Fleet, attacks: Mapping[str, type[Attack]]) -> Work:
             known = nearest(settings.attack, attacks) or f"; attacks are {', '.join(attacks)}"
             raise UsageError(f"worst_case.attack: there is no attack {settings.attack!r}{known}")
         attack = attacks[settings.attack]()
+        _check_attack(settings, attack)
     scale = Scale(settings.random, settings.oracles, settings.unlearnings, 1 - case.spec.audit.significance)
     work = Work(case, settings, arena, tuple(methods), tuple(against), attack, size, scale, bilevels)
     if settings.search == "attack":
+        if settings.pool < LEAST_POOL:
+            raise UsageError(
+                f"worst_case.pool: an attack search needs at least {LEAST_POOL} models, so that two never saw each "
+                f"example, got {settings.pool}"
+            )
         for one in against:
             assert one is not None  # the first method, where none is given
             _attack_settings(work, one)
     return work
+
+
+def _check_attack(settings: WorstCaseSpec, attack: Attack) -> None:
+    if settings.search != "attack":
+        raise UsageError(f"worst_case.attack: a search by {settings.search!r} asks no attack; leave it out")
+    if lacking := attack.holds & ~HELD:
+        needed, held = (", ".join(map(repr, one.names())) for one in (lacking, HELD))
+        raise UsageError(
+            f"worst_case.attack: {settings.attack} needs {needed}, and a search holds only {held}; take another, such "
+            "as RMIAOffline"
+        )
+
+
+def _distinct(what: str, methods: Sequence[Method]) -> None:
+    """Sets and cells go by the names of methods: two of one name could not be told apart."""
+    names = [method.name for method in methods]
+    if len(set(names)) < len(names):
+        raise UsageError(f"worst_case.{what}: every method may stand there once, got {', '.join(names)}")
+
+
+def _least(settings: WorstCaseSpec, arena: Arena, size: int) -> int:
+    """How many examples the found set will hold, at least: which classes or which group it is, the search says."""
+    if settings.search == "class":
+        return int(np.count_nonzero(arena.labels == settings.forget_class))
+    if settings.search == "bilevel" and settings.over == "classes":
+        return int(np.sort(np.unique(arena.labels, return_counts=True)[1])[:size].sum())
+    return 1 if settings.search == "group" else size
 
 
 def _method(one: str | Mapping[str, Any], where: str) -> Method:

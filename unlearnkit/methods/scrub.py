@@ -21,8 +21,9 @@ on every weight before the first forget pass; 0 is the published start. Held-out
 set" are those of its classes.
 Differences from the published code: its rewinding looks for a first checkpoint that it never wrote, here there is one
 per epoch; among equals the last is taken, since it was held to the retain set longest. It lowers the learning rate to
-a tenth at epochs 3, 5 and 9, here once, at `decay_epoch`. Batch normalization runs in train mode in the student, as
-published, and in eval mode in the teacher. Random crops and flips only if `augment` asks for them.
+a tenth after epochs 3, 5 and 9, counted from 1, and so never within three epochs; here it falls once, at `decay_epoch`.
+Batch normalization runs in train mode in the student, as published, and in eval mode in the teacher. Random crops and
+flips only if `augment` asks for them.
 
 Weaknesses: sensitive to `max_epochs`. The divergence has no upper end. A forgotten class ends with accuracy 0, but an
 attack still tells its examples from unseen ones unless the model is rewound.
@@ -53,7 +54,7 @@ class SCRUB(Method):
     epochs: Count = 3  # passes over the retain set
     max_epochs: CountOrZero = 2  # of these, how many begin with a pass over the forget set
     lr: Positive = 5e-4
-    decay_epoch: Count = 3  # from this epoch on the learning rate is a tenth
+    decay_epoch: Count = 4  # from this epoch on the learning rate is a tenth
     gamma: NotNegative = 0.99  # weight of the cross-entropy on the retain set
     alpha: NotNegative = 0.001  # weight of the divergence on the retain set
     temperature: Positive = 4.0
