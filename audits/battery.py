@@ -605,7 +605,7 @@ def _accuracy(evidence: Evidence, plan: Plan) -> tuple[Accuracy, ...]:
                 continue
             if model == "oracles":
                 low, mean, high = (float(count) / n for count in (counts.min(), counts.mean(), counts.max()))
-                rate = Interval(low, mean, high, 1.0 - 1.0 / len(counts))
+                rate = Interval(low, mean, high, spread(counts / n).confidence)
             else:
                 rate = clopper_pearson(int(counts[0]), n, confidence=plan.confidence)
             rows.append(Accuracy(model, split, float(counts.mean()), n, rate))

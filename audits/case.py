@@ -19,8 +19,9 @@ from unlearnkit.audits.spec import Spec
 from unlearnkit.data import Dataset, load
 from unlearnkit.jobs import Sets, TrainJob
 from unlearnkit.methods import method_named
-from unlearnkit.models import Architecture, build
+from unlearnkit.models import Architecture, build, read_metadata
 from unlearnkit.result import Flag, UsageError
+from unlearnkit.store import content_key
 from unlearnkit.train import Recipe, device_of
 from unlearnkit.types import Deletion, Examples, Method, Need
 from unlearnkit.unlearning import check_request
@@ -43,6 +44,14 @@ class Case:
     def original(self) -> TrainJob:
         """The training of the original."""
         return TrainJob("original", self.recipe, self.seeds("original", 1)[0], self.trained)
+
+    @property
+    def origin(self) -> dict[str, str]:
+        """Metadata by which the file of a model says what it was made from: recipe, training data, canaries."""
+        recipe = dataclasses.asdict(self.recipe)
+        del recipe["compiled"]  # decides how fast a model is trained, not which
+        planted = {} if self.manifest is None else {"canaries": self.manifest.commitment}
+        return {"recipe": content_key(recipe), "data": self.train.fingerprint, **planted}
 
     @property
     def sets(self) -> Sets:
@@ -119,7 +128,28 @@ def prepare(spec: Spec, *, sealed: Path | None = None) -> Case:
         planted = canaries.plant(train, manifest)
         train, heads, tails = planted.train, planted.heads, planted.tails
     trained = np.setdiff1d(np.arange(len(train)), tails)
-    return Case(spec, dataset, recipe, train, trained, heads, tails, manifest)
+    case = Case(spec, dataset, recipe, train, trained, heads, tails, manifest)
+    for name, weights in (("model.weights", spec.model.weights), ("audit.unlearned", spec.audit.unlearned)):
+        if weights is not None:
+            _check_origin(name, spec.path(weights), case.origin)
+    return case
+
+
+def _check_origin(name: str, path: Path, here: dict[str, str]) -> None:
+    """A file that says what it was made from must not be held against models made from something else."""
+    said = read_metadata(path)
+    if said.get("canaries", here.get("canaries")) != here.get("canaries"):
+        return  # whoever takes the weights in says which manifest is missing
+    if said.get("data", here["data"]) != here["data"]:
+        raise UsageError(
+            f"{name}: {path} was trained on other examples than this spec trains on, and may know those that it holds "
+            "out; give the [data] and [canaries] of its training"
+        )
+    if said.get("recipe", here["recipe"]) != here["recipe"]:
+        raise UsageError(
+            f"{name}: {path} was trained by another recipe than the models that it would be held against; give the "
+            "[model] and [recipe] of its training"
+        )
 
 
 def _sealed(spec: Spec, dataset: Dataset, sealed: Path | None) -> canaries.Manifest:

@@ -26,7 +26,6 @@ from unlearnkit.audits.terminal import VERDICT_STYLE, check_file, check_folder, 
 from unlearnkit.result import EXIT_CODES, AuditResult, Changed, UsageError
 
 if TYPE_CHECKING:
-    from unlearnkit.audits.case import Case
     from unlearnkit.audits.spec import Spec
     from unlearnkit.audits.worst_case.gaps import Instruments
     from unlearnkit.fleet import Progress as FleetProgress
@@ -183,7 +182,7 @@ def train(
         fleet = fleet_for(case, _store(store, out), engine=engine, fresh=fresh, watch=watch)
         fleet.run([case.original])
     model = fleet.read(case.original)
-    save_model(out / "model.safetensors", model, case.recipe.architecture, **_planted(case))
+    save_model(out / "model.safetensors", model, case.recipe.architecture, **case.origin)
     console.print(f"model: {out}/model.safetensors", markup=False, highlight=False)
 
 
@@ -224,7 +223,7 @@ def unlearn(
         case.recipe.architecture,
         method=method.name,
         deletion=wanted.deletion.id,
-        **_planted(case),
+        **case.origin,
     )
     seconds = keep.record(key).get("seconds")
     took = "" if seconds is None else f" in {seconds:.1f} s"
@@ -358,11 +357,6 @@ def _show_worst_case(result: WorstCase) -> None:
         console.print(sentence, markup=False, highlight=False)
     for flag in result.flags:
         console.print(f"note: {flag.sentence}", markup=False, highlight=False)
-
-
-def _planted(case: Case) -> dict[str, str]:
-    """Metadata by which a model's file is known to hold canaries."""
-    return {} if case.manifest is None else {"canaries": case.manifest.commitment}
 
 
 def _store(url: str | None, out: Path) -> Store:

@@ -20,6 +20,7 @@ from unlearnkit.result import Control
 SHUFFLES = 200
 MOST_SHUFFLED, ASKED = 100, 3  # points of a group, and oracles, on which the reference attack's labels are shuffled
 MOST_PLANTED = 33  # retrained models, evenly spread, in which a leak is planted: every other one, up to tier `hours`
+PLANTED = 0.8  # the least power at whose MDE a leak of canaries is planted
 SLACK = 0.001  # a control may fail by chance once in a thousand audits
 
 
@@ -243,7 +244,8 @@ def _planted_coin_found(evidence: Evidence, plan: Plan, design: CoinDesign | Non
     target = "held_out" if held_out else "audited"
     heads, members = design.heads(evidence), evidence.rows(design.members)
     m, n = int(heads.sum()), int((~heads).sum())
-    smallest = auc_mde(m, n, significance=plan.significance, power=plan.power)
+    # The AUC is raised to the goal itself, with no chance left in it: the MDE at power 0.5 is just significant or not.
+    smallest = auc_mde(m, n, significance=plan.significance, power=max(plan.power, PLANTED))
     if smallest > 0.5:
         return None  # so few examples that no leak could be found: the test itself says so, and no auditor is at fault
     goal = 0.5 + min(0.49, max(plan.tolerances.auc, smallest))

@@ -142,6 +142,11 @@ class AuditSpec:
             if not 0 < value < 1:
                 hint = f"; write {value:g} percent as {value / 100:g}" if 1 <= value < 100 else ""
                 raise UsageError(f"audit.{name}: must lie between 0 and 1, got {value:g}{hint}")
+        if self.power < 0.5:
+            raise UsageError(
+                f"audit.power: must be at least 0.5, got {self.power:g}; with less, a PASS would rest on a leak that "
+                "the audit misses more often than it finds it"
+            )
 
 
 @dataclass(frozen=True)

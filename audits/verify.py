@@ -22,7 +22,7 @@ from unlearnkit.audits.signing import check_pdf, check_statement, is_signed
 from unlearnkit.audits.signing import statement as statement_of
 from unlearnkit.reports.letterhead import LETTERHEAD, Letterhead
 from unlearnkit.reports.pdf import attachments, render
-from unlearnkit.result import AuditResult, Tier, UsageError, evidence_path
+from unlearnkit.result import AuditResult, OracleRecord, Tier, UsageError, evidence_path
 from unlearnkit.store import content_key
 
 JUDGED = (
@@ -163,7 +163,9 @@ def _verdict(result: AuditResult, sidecar: bytes, path: Path) -> Check:
     pairs = _counts(result, evidence)  # first: whatever else differs follows from these
     pairs += [(name, _plain(getattr(result, name)), _plain(getattr(again, name))) for name in JUDGED]
     pairs.append(("captions", result.captions, captions(evidence)))
-    pairs.append(("tolerances", result.tolerances, _settings(result).get("tolerances", result.tolerances)))
+    for name in ("tier", "claim", "significance", "power", "seed", "tolerances"):
+        stated = getattr(result, name)
+        pairs.append((name, stated, _settings(result).get(name, stated)))
     pairs += _registered(result, plan, evidence)
     if evidence.stress is not None:
         pairs.append(("stress.sets", evidence.stress.planned, evidence.stress.done))
@@ -199,9 +201,16 @@ def _counts(result: AuditResult, evidence: Evidence) -> list[tuple[str, Any, Any
         "canaries.tails": (canaries.tails if canaries else 0, tails),
         "oracles.count": (oracles.count if oracles else 0, evidence.oracles),
         "oracles.seeds": (len(oracles.seeds) if oracles else 0, evidence.oracles),
+        # One training counted twice, or held out and a reference as well, is no fair sample.
+        "oracles.seeds, each once": (_apart(oracles), evidence.oracles),
         "oracles.missing": (len(oracles.missing) if oracles else 0, _asked(result) - evidence.oracles),
     }
     return [(name, *pair) for name, pair in stated.items()]
+
+
+def _apart(oracles: OracleRecord | None) -> int:
+    """How many references are trainings of their own."""
+    return 0 if oracles is None else len(set(oracles.seeds) - {oracles.held_out_seed})
 
 
 def _tier(evidence: Evidence) -> Tier:

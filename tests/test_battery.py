@@ -575,6 +575,8 @@ def test_accuracy_comes_with_its_spread() -> None:
         assert row.rate.high is not None
         assert 0 <= row.rate.low <= row.rate.value <= row.rate.high <= 1
         assert row.rate.value == pytest.approx(row.correct / row.n)
+    # A further oracle lies between the lowest and the highest of 39 in 38 of 40 audits, whatever their law.
+    assert rows["oracles", "test"].rate.confidence == pytest.approx(38 / 40)
 
 
 def test_a_coin_test_too_small_for_its_power_claims_no_mde() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -20,6 +20,7 @@ from unlearnkit.audits.subjects import models_of
 from unlearnkit.audits.verdict import state_of
 from unlearnkit.jobs import UnlearnJob
 from unlearnkit.methods import METHODS
+from unlearnkit.models import build, save_model
 from unlearnkit.result import Interval, UsageError
 from unlearnkit.store import Store
 from unlearnkit.types import Access, Method, Need
@@ -149,6 +150,42 @@ def test_an_original_that_another_recipe_made_is_flagged(right: int, flagged: bo
     correct["oracles/retain"] = np.full(made.oracles, 100)
     made = dataclasses.replace(made, correct=correct, sizes={"retain": 100})
     assert ("original unlike the oracles" in {flag.name for flag in judge(made, plan()).flags}) == flagged
+
+
+@pytest.mark.parametrize("where", ["model.weights", "audit.unlearned"])
+@pytest.mark.parametrize(
+    ("changed", "refused"),
+    [
+        ({}, None),
+        ({"recipe": {"epochs": 3, "compiled": True}}, None),  # the same models, made in another time
+        ({"recipe": {"epochs": 4}}, "was trained by another recipe than the models that it would be held against"),
+        ({"data": {"seed": 7}}, "was trained on other examples than this spec trains on"),
+        ({"data": {"test_fraction": 0.5}}, "was trained on other examples than this spec trains on"),
+        ({"canaries": {"count": 40, "seed": 1}}, "was trained on other examples than this spec trains on"),
+    ],
+)
+def test_a_model_of_another_recipe_or_of_other_data_is_no_target(
+    tmp_path: Path, where: str, changed: dict[str, Any], refused: str | None
+):
+    """Files of `unlearnkit train` and `unlearn` say what they were made from; files from elsewhere need not."""
+    body: dict[str, Any] = {"model": {"architecture": "mlp"}, "recipe": {"epochs": 3}}
+    case = prepare(parse_spec(body, folder=tmp_path))
+    model = build(case.recipe.architecture, seed=0)
+    save_model(tmp_path / "ours.safetensors", model, case.recipe.architecture, **case.origin)
+    save_model(tmp_path / "theirs.safetensors", model, case.recipe.architecture)
+    other = {"model": {"architecture": "mlp"}, "audit": {}, **body, **changed}
+    if "canaries" in changed:
+        prepare(parse_spec(body | changed, folder=tmp_path), sealed=tmp_path / "canaries.json")
+        other["canaries"] = {"manifest": "canaries.json"}
+    section, key = where.split(".")
+    for name in ("theirs", "ours"):
+        spec = parse_spec({**other, section: {**other[section], key: f"{name}.safetensors"}}, folder=tmp_path)
+        if refused is None or name == "theirs":
+            prepare(spec)
+            continue
+        with pytest.raises(UsageError, match=refused) as caught:
+            prepare(spec)
+        assert str(caught.value).startswith(f"{where}: ")
 
 
 def test_evidence_with_holes_is_refused():

@@ -310,6 +310,17 @@ def test_a_broken_coin_design_misses_the_planted_leak(broken: type[CoinDesign], 
     assert not only("planted canary leak found", run(made, design=design)).passed
 
 
+@pytest.mark.parametrize("power", [0.5, 0.6, 0.95])
+def test_a_planted_canary_leak_is_found_at_every_power_that_a_spec_may_ask_for(power: float) -> None:
+    """At a tolerance below the MDE, so that the MDE is what is planted."""
+    fixed = plan(power=power, tolerances=Tolerances(auc=0.01))
+    for seed in range(10):
+        made = evidence(seed, oracles=0)
+        found = run_controls(made, fixed, (), coin_design(made), held_out_failed=None, caught=True)
+        control = only("planted canary leak found", found)
+        assert control.passed, control.sentence
+
+
 def test_a_coin_test_that_sees_nothing_misses_the_planted_leak(monkeypatch: pytest.MonkeyPatch) -> None:
     real = controls.coin_test
 

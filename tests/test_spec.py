@@ -157,6 +157,7 @@ def test_a_byte_order_mark_and_windows_line_ends(tmp_path: Path) -> None:
         ("[audit]\nsignificance = 5\n", "audit.significance: must lie between 0 and 1, got 5; write 5 percent as 0.05"),
         ("[audit]\npower = 80.0\n", "audit.power: must lie between 0 and 1, got 80; write 80 percent as 0.8"),
         ("[audit]\nsignificance = 0\n", "audit.significance: must lie between 0 and 1, got 0"),
+        ("[audit]\npower = 0.06\n", "audit.power: must be at least 0.5, got 0.06; with less, a PASS would rest on"),
         ("[audit]\npower = nan\n", "audit.power: must lie between 0 and 1, got nan"),
         ("[audit.tolerances]\nauc = 5\n", "audit.tolerances.auc: must lie between 0 and 0.5, got 5; write 5 percent"),
         ("[audit.tolerances]\nmargin = 0\n", "audit.tolerances.margin: must lie between 0 and 100, got 0"),

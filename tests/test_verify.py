@@ -223,6 +223,19 @@ def test_one_changed_digit_is_refused_with_and_without_a_fitting_digest(
         (lambda body: body.update(canaries=None), "canaries.heads is 0 in the file, the evidence gives 40"),
         (lambda body: body["oracles"]["seeds"].pop(), "oracles.seeds is 18 in the file, the evidence gives 19"),
         (
+            lambda body: body["oracles"]["seeds"].__setitem__(3, body["oracles"]["seeds"][4]),
+            "oracles.seeds, each once is 18 in the file, the evidence gives 19",
+        ),
+        (
+            lambda body: body["oracles"].update(held_out_seed=body["oracles"]["seeds"][4]),
+            "oracles.seeds, each once is 18 in the file, the evidence gives 19",
+        ),
+        (
+            lambda body: body["spec"]["audit"].update(significance=0.01),
+            "significance is 0.05 in the file, the evidence gives 0.01",
+        ),
+        (lambda body: body["spec"]["audit"].update(seed=9), "seed is 0 in the file, the evidence gives 9"),
+        (
             lambda body: body["oracles"].update(missing=["oracle 20: no luck"]),
             "oracles.missing is 1 in the file, the evidence gives 0",
         ),
