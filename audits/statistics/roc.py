@@ -94,8 +94,9 @@ def auc(members: NDArray[np.float64], nonmembers: NDArray[np.float64]) -> float:
     members, nonmembers = check_scores("members", members), check_scores("nonmembers", nonmembers)
     pairs = members.size * nonmembers.size
     few, many = (members, nonmembers) if members.size < nonmembers.size else (nonmembers, members)
-    ordered = np.sort(many)  # sorting is cheaper than searching: the smaller side is looked up
-    twice = sum(int(np.searchsorted(ordered, few, side=side).sum()) for side in ("left", "right"))
+    # Sorting is cheaper than searching: the smaller side is looked up, in order, so that a search begins near the last.
+    few_ordered, ordered = np.sort(few), np.sort(many)
+    twice = sum(int(np.searchsorted(ordered, few_ordered, side=side).sum()) for side in ("left", "right"))
     return (twice if few is members else 2 * pairs - twice) / 2 / pairs  # half-integers: exact
 
 
