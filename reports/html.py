@@ -481,7 +481,8 @@ class _Page:
         rank = self.around("individuals-p", f"<i>{_text(words['heads']['p'])}</i>", f"{_text(found['p'])}.")
         flagged = self.around("individuals-flagged", f"<b>{_text(found['flagged'])}</b>.")
         fields = ("id", "z", "direction", "p_rank", "p_adjusted")
-        rows = [[_text(one[name]) for name in fields] for one in found["worst"]]
+        shown = [{**one, "direction": words["directions"][one["direction"]]} for one in found["worst"]]
+        rows = [[_text(one[name]) for name in fields] for one in shown]
         table = self.table(words["individuals-heads"], rows, "numbers") if rows else ""
         assumed = self.computed(f"{found['assumes']}. {found['resolution']}")
         note = f"<p><small>{self.word('individuals-z')} {assumed}</small></p>"
