@@ -254,7 +254,9 @@ def judge(evidence: Evidence, plan: Plan) -> Judgement:
         pairs = zip((n for f in names for n in f), (j for f in judged["held_out"] for j in f), strict=True)
         # Every family by itself: corrected for the other one, 19 oracles could never reject the held-out one.
         held_out_failed = [name for name, j in pairs if j.finding.p_tolerance <= plan.significance]
-    checks = run_controls(evidence, plan, tests, design, held_out_failed=held_out_failed, caught=caught)
+    checks = run_controls(
+        evidence, plan, tests, design, attack=ATTACKS[0], held_out_failed=held_out_failed, caught=caught
+    )
     may_pass = bool(tests) or (design is not None and design.exact and _arm(evidence) >= ENOUGH_CANARIES)
     singles = single_examples(evidence, plan)
     singled_out = 0 if singles is None else singles.flagged
