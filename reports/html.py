@@ -722,13 +722,14 @@ class _Page:
 
     def registration(self) -> str:
         found, words = self.view["registration"], self.words
-        done, none = words["registration-note"]
+        done, none, later = words["registration-note"]
         title = f"<h2>{self.word('registration')}</h2>"
         if not found:
             return f"{title}<p>{_text(none)}</p>"
         parts = "".join(
             self.part(words["registration-parts"].get(name, name), self.pairs(rows)) for name, rows in found["parts"]
         )
+        done = f"{done} {later}" if found["later"] else done
         return f"{title}<p>{_text(done)}</p><p><code>{_text(found['sha256'])}</code></p>{parts}"
 
     def again(self, audit: bytes) -> str:

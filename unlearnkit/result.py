@@ -374,7 +374,7 @@ class PrivacyRecord:
 
 @dataclass(frozen=True)
 class Registration:
-    """What was fixed before any score was computed: the document, and its hash under which the store keeps it."""
+    """What was fixed before the audit computed a score: the document, and its hash under which the store keeps it."""
 
     sha256: str
     document: dict[str, Any]
