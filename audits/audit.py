@@ -30,7 +30,7 @@ from unlearnkit.audits.records import (
     privacy_record,
     request_record,
 )
-from unlearnkit.audits.registration import register
+from unlearnkit.audits.registration import late, register
 from unlearnkit.audits.spec import Spec
 from unlearnkit.audits.subjects import Models, asked_oracles, models_of
 from unlearnkit.audits.worst_case.stress import Stress, ask_stress, plan_stress
@@ -135,7 +135,7 @@ def audit(
         accuracy=judgement.accuracy,
         tests=judgement.tests,
         controls=judgement.controls,
-        flags=judgement.flags,
+        flags=(*late(registration), *judgement.flags),
         verdict=judgement.verdict,
         captions=captions(evidence),
         evidence=EvidenceRecord("evidence.safetensors", hashlib.sha256(sidecar).hexdigest()),

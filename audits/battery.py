@@ -53,6 +53,7 @@ from unlearnkit.audits.findings import (
     SPLITS,
     by_group,
     comparisons,
+    low_before,
     other_classes,
     rounded,
     single_examples,
@@ -203,6 +204,7 @@ def _states(families: list[list[_Finding]], tolerances: list[list[float]], plan:
                     f.leak,
                     tolerance=tolerances[i][j],
                     mde=f.mde,
+                    p=f.p,
                     p_adjusted=p[i][j],
                     p_tolerance_adjusted=beyond[i][j],
                     significance=plan.significance,
@@ -252,16 +254,19 @@ def judge(evidence: Evidence, plan: Plan) -> Judgement:
         pairs = zip((n for f in names for n in f), (j for f in judged["held_out"] for j in f), strict=True)
         # Every family by itself: corrected for the other one, 19 oracles could never reject the held-out one.
         held_out_failed = [name for name, j in pairs if j.finding.p_tolerance <= plan.significance]
-    checks = run_controls(evidence, plan, tests, design, held_out_failed=held_out_failed, caught=caught)
+    checks = run_controls(
+        evidence, plan, tests, design, attack=ATTACKS[0], held_out_failed=held_out_failed, caught=caught
+    )
     may_pass = bool(tests) or (design is not None and design.exact and _arm(evidence) >= ENOUGH_CANARIES)
-    word = overall(outcomes, checks, may_pass=may_pass, claim=plan.claim)
+    singles = single_examples(evidence, plan)
+    singled_out = 0 if singles is None else singles.flagged
+    word = overall(outcomes, checks, may_pass=may_pass, claim=plan.claim, singled_out=singled_out)
     verdict = Verdict(
         word=word,
-        headline=words.headline(word, outcomes, trace=trace),
-        why=words.why(word, outcomes, checks, trace=trace, may_pass=may_pass, claim=plan.claim),
+        headline=words.headline(word, outcomes, trace=trace, singles=singles),
+        why=words.why(word, outcomes, checks, trace=trace, may_pass=may_pass, claim=plan.claim, singles=singles),
         mde=words.would_have_noticed(outcomes, plan.power),
     )
-    singles = single_examples(evidence, plan)
     copies = compressed(evidence, plan, ATTACKS[0])
     # That the model as it is shows nothing is a strong thing to say too: uncorrected, as for a trace.
     noticed = design is not None and judged["audited"][-1][0].finding.p <= plan.significance
@@ -269,7 +274,7 @@ def judge(evidence: Evidence, plan: Plan) -> Judgement:
     flags = (
         *_flags(evidence, plan, design, trace=trace, caught=caught),
         *([] if noticed or design is None else _comes_back(design, copies, judged["audited"][-1][0].finding.p, plan)),
-        *_flagged(singles),
+        *_flagged(singles, low_before(evidence, plan) if singled_out else (0, 0)),
         *(stress_flags(others) if others is not None else ()),
         *evidence.notes,
     )
@@ -578,21 +583,21 @@ def _comes_back(design: CoinDesign, copies: Sequence[Compressed], p: float, plan
     ]
 
 
-def _flagged(singles: Individuals | None) -> list[Flag]:
-    """Single examples that stand out even when all are counted."""
+def _flagged(singles: Individuals | None, low: tuple[int, int]) -> list[Flag]:
+    """Single examples that stand out even when all are counted. low: those below retraining, and how many of them the
+    original has there as well."""
     if singles is None or not singles.flagged:
         return []
-    kinds = {one.direction for one in singles.worst[: singles.flagged]}
-    how = " or ".join(sorted(kinds, reverse=True))
+    how = " or ".join(sorted({words.SIDE[one.direction] for one in singles.worst[: singles.flagged]}))
     if singles.flagged > len(singles.worst):  # of the rest nothing is known here but that they stand out
-        how = f"remembered or over-forgotten (the {len(singles.worst)} farthest: {how})"
-    examples = "1 requested example is" if singles.flagged == 1 else f"{singles.flagged:,} requested examples are"
-    return [
-        Flag(
-            "single examples",
-            f"{examples} {how} compared with retrained models, corrected for all of them ({singles.assumes}).",
-        )
-    ]
+        how = f"above or below retraining (the {len(singles.worst)} farthest: {how})"
+    else:
+        how = f"{how} retraining"
+    examples = "1 requested example lies" if singles.flagged == 1 else f"{singles.flagged:,} requested examples lie"
+    below, before = low
+    already = "" if not before else f" {f'{before:,} of those' if before < below else 'Those'} below lay there already"
+    already += " before the deletion." * bool(before)
+    return [Flag("single examples", f"{examples} {how}, corrected for all of them ({singles.assumes}).{already}")]
 
 
 def _accuracy(evidence: Evidence, plan: Plan) -> tuple[Accuracy, ...]:

@@ -16,6 +16,7 @@ from unlearnkit.audits.statistics.rank import oracle_rank
 from unlearnkit.audits.statistics.roc import auc, auc_mde
 from unlearnkit.audits.statistics.sampling import evenly
 from unlearnkit.result import Control
+from unlearnkit.types import Attack, Observation
 
 SHUFFLES = 200
 MOST_SHUFFLED, ASKED = 100, 3  # points of a group, and oracles, on which the reference attack's labels are shuffled
@@ -30,11 +31,13 @@ def run_controls(
     tests: Sequence[RankTest],
     design: CoinDesign | None,
     *,
+    attack: Attack,
     held_out_failed: Sequence[str] | None,
     caught: bool,
 ) -> tuple[Control, ...]:
     """Every control that the design offers something to check with.
 
+    attack: the one that gave the scores in the evidence; it scores the points anew where their labels are shuffled.
     held_out_failed: names of the tests that called the held-out oracle a failure; None where there is no such oracle.
     caught: whether the untouched original was. When it was not, that is no failure of the auditor but a finding of its
     own (the examples left no measurable trace), so no control is listed.
@@ -42,7 +45,7 @@ def run_controls(
     found = [
         _all_retrained(evidence, plan),
         None if held_out_failed is None else _held_out_accepted(held_out_failed),
-        _shuffled_at_chance(evidence, plan, tests, design),
+        _shuffled_at_chance(evidence, plan, tests, design, attack),
         _planted_found(evidence, plan, tests),
         _planted_coin_found(evidence, plan, design),
         Control(
@@ -86,17 +89,18 @@ def _held_out_accepted(failed: Sequence[str]) -> Control:
 
 
 def _shuffled_at_chance(
-    evidence: Evidence, plan: Plan, tests: Sequence[RankTest], design: CoinDesign | None
+    evidence: Evidence, plan: Plan, tests: Sequence[RankTest], design: CoinDesign | None, attack: Attack
 ) -> Control:
     """With shuffled labels the AUC must scatter around 0.5 as by chance; catches scoring that reads the labels.
 
-    The labels are shuffled in the evidence and the points scored anew: to shuffle them under finished scores could not
-    fail. Scores that know the answer in the stored evidence are for the held-out oracle to show, by being rejected.
+    The labels are shuffled in the evidence and the points scored anew, handed to the attack in the order that the
+    shuffled labels give, members first: to shuffle them under finished scores could not fail. Scores that know the
+    answer in the stored evidence are for the held-out oracle to show, by being rejected.
     Of the reference attack the scores must not depend on who is a member at all, and yet they are computed by code
     that holds the labels: every shuffle goes the whole way, from the margins of all models to the AUC.
     """
     rng = np.random.default_rng([plan.seed, 0x5AFF])
-    found = [_shuffled_design(evidence, plan, design, rng)]
+    found = [_shuffled_design(evidence, plan, design, attack, rng)]
     found += [_shuffled_test(test, evidence, rng) for test in tests if isinstance(test, ReferenceAttack)]
     limit = int(stats.binom.isf(SLACK / len(found), SHUFFLES, plan.significance))
     passed, averages, outside = True, [], []
@@ -113,7 +117,7 @@ def _shuffled_at_chance(
 
 
 def _shuffled_design(
-    evidence: Evidence, plan: Plan, design: CoinDesign | None, rng: np.random.Generator
+    evidence: Evidence, plan: Plan, design: CoinDesign | None, attack: Attack, rng: np.random.Generator
 ) -> tuple[str, FloatArray, float]:
     """AUCs of the coin test, or of the threshold attack where there is none, and their standard deviation by chance."""
     members, others = (Group.REQUESTED, Group.TWINS) if design is None else (design.members, design.others)
@@ -121,6 +125,8 @@ def _shuffled_design(
     areas = np.empty(SHUFFLES)
     for i in range(SHUFFLES):
         shuffled = replace(evidence, group=rng.permutation(evidence.group))
+        if design is None or not shuffled.oracles:
+            shuffled = _scored_anew(shuffled, plan, attack, members, others)
         if design is None:
             scores = shuffled.scores[f"{plan.attack}/audited"]
             areas[i] = auc(scores[shuffled.rows(members)], scores[shuffled.rows(others)])
@@ -129,6 +135,15 @@ def _shuffled_design(
             areas[i] = auc(scores[heads], scores[~heads])
     name = f"{plan.attack.lower()} attack" if design is None else design.name
     return name, areas, _chance(evidence.rows(members).size, evidence.rows(others).size)
+
+
+def _scored_anew(evidence: Evidence, plan: Plan, attack: Attack, members: Group, others: Group) -> Evidence:
+    """The attack's scores of the audited model from its margins, the points in the order of their sides."""
+    rows = np.concatenate([evidence.rows(members), evidence.rows(others)])
+    seen = Observation(rows.astype(str), evidence.label[rows], evidence.margins["audited"][rows, None])
+    scores = np.empty(rows.size)
+    scores[rows] = attack.score(seen).values
+    return replace(evidence, scores={**evidence.scores, f"{plan.attack}/audited": scores})
 
 
 def _shuffled_test(

@@ -1,7 +1,7 @@
 """What stands beside the verdict: distances from the oracles, single examples, other classes, groups, and epsilon.
 
-Pure functions of the evidence and the plan, so that `unlearnkit verify` computes them again. None of them decides; a
-row that is far out is there to be read.
+Pure functions of the evidence and the plan, so that `unlearnkit verify` computes them again. None of them makes a
+FAIL; a row that is far out is there to be read, and single examples that stand out withhold a PASS.
 """
 
 from __future__ import annotations
@@ -320,6 +320,21 @@ def single_examples(evidence: Evidence, plan: Plan) -> Individuals | None:
         assumes="exact, whatever the law of the margins",
         resolution=found.resolution,
     )
+
+
+def low_before(evidence: Evidence, plan: Plan) -> tuple[int, int]:
+    """Requested examples that stand out below retraining, and how many of them do so in the untouched original too:
+    what the model had before the deletion is no overdone forgetting."""
+    rows = evidence.rows(Group.REQUESTED)
+
+    def low(target: str) -> set[str]:
+        stack = evidence.stack(evidence.margins, target)[:, rows]
+        found = individuals(stack, evidence.ids, tolerance=LIMIT, worst=0, significance=plan.significance)
+        below = {name for name, z in zip(evidence.ids, found.z, strict=True) if z < 0}
+        return below.intersection(found.flagged)
+
+    audited = low("audited")
+    return len(audited), len(audited & low("original"))
 
 
 def other_classes(evidence: Evidence, plan: Plan) -> Collateral | None:

@@ -17,7 +17,7 @@ from unlearnkit.audits.designs import Plan, Tolerances
 from unlearnkit.audits.evidence import LEFT_OUT, PROBED_MODELS, SWAP, UNTRAINED, Evidence, Group
 from unlearnkit.audits.findings import MIA_EFFICACY, measured_epsilon
 from unlearnkit.audits.records import captions
-from unlearnkit.audits.registration import grouped, json_plain
+from unlearnkit.audits.registration import grouped, json_plain, late
 from unlearnkit.audits.signing import check_pdf, check_statement, is_signed
 from unlearnkit.audits.signing import statement as statement_of
 from unlearnkit.reports.letterhead import LETTERHEAD, Letterhead
@@ -160,6 +160,7 @@ def _verdict(result: AuditResult, sidecar: bytes, path: Path) -> Check:
         evidence.group_names,
     )
     again = judge(evidence, plan)
+    again = dataclasses.replace(again, flags=(*late(result.registration), *again.flags))
     pairs = _counts(result, evidence)  # first: whatever else differs follows from these
     pairs += [(name, _plain(getattr(result, name)), _plain(getattr(again, name))) for name in JUDGED]
     pairs.append(("captions", result.captions, captions(evidence)))

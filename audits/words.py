@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from unlearnkit.audits.statistics.coin import canaries_needed
 from unlearnkit.audits.statistics.rank import oracles_needed
-from unlearnkit.result import Claim, Control, Interval, Outcome, Word
+from unlearnkit.result import Claim, Control, Individuals, Interval, Outcome, Word
 
 if TYPE_CHECKING:
     from unlearnkit.audits.designs import Plan
@@ -47,6 +47,7 @@ def sentence(test: Outcome, *, oracles: int, fewest: int, plan: Plan) -> str:
     return f"{_finding(test, oracles, plan)} {_meaning(test, oracles, fewest, plan)}"
 
 
+SIDE = {"remembered": "above", "over-forgotten": "below", "equal": "at"}  # of retraining, whatever the reason
 WORST = "Oracle rank, worst examples"  # has no direction: it counts how far, and not on which side
 
 _SUBJECTS = {
@@ -117,17 +118,38 @@ def _needed(test: Outcome, oracles: int, fewest: int, plan: Plan) -> str:
     return "the interval reaches across the tolerance."
 
 
-def headline(word: Word, tests: Sequence[Outcome], *, trace: bool) -> str:
+def _failed(tests: Sequence[Outcome]) -> tuple[list[Outcome], list[Outcome]]:
+    """Failing tests that have a direction: above retraining, and below."""
+    failed = [test for test in tests if test.state == "FAIL" and test.name != WORST]
+    return [test for test in failed if test.leak.value >= 0], [test for test in failed if test.leak.value < 0]
+
+
+def _as_before(test: Outcome) -> bool:
+    """Whether a leak below retraining is no larger than that of the untouched original, as far as this test can tell:
+    then no deletion pushed the model there."""
+    high = test.leak.high
+    return test.original is not None and high is not None and high < 0 and test.original.value <= high
+
+
+def headline(word: Word, tests: Sequence[Outcome], *, trace: bool, singles: Individuals | None = None) -> str:
     """The sentence beside the verdict."""
     if word == "INVALID":
         return "This audit cannot be relied on: one of its own controls failed."
     if word == "FAIL":
-        failed = [test for test in tests if test.state == "FAIL" and test.name != WORST]
-        if not failed:
+        remembered, low = _failed(tests)
+        if not remembered and not low:
             return "Some examples are treated unlike retraining treats them."
-        if all(test.leak.value < 0 for test in failed):
+        as_before = all(_as_before(test) for test in low)
+        if not remembered and as_before:
+            return "The model lies below what retraining gives, as it did before the deletion, and that shows."
+        if not remembered:
             return "The model was pushed beyond forgetting, and that shows."
-        return "The model still remembers what it was asked to forget."
+        if not low:
+            return "The model still remembers what it was asked to forget."
+        elsewhere = "lies below retraining elsewhere" if as_before else "was pushed too far elsewhere"
+        return f"The model still remembers some of what it was asked to forget, and {elsewhere}."
+    if word == "INCONCLUSIVE" and singles is not None and singles.flagged:
+        return f"The evidence does not decide: {_standing_out(singles)}."
     if not trace:
         return "Nothing measurable to forget: the untouched original shows no trace either."
     if word == "PASS":
@@ -145,8 +167,12 @@ def why(
     trace: bool,
     may_pass: bool,
     claim: Claim = "approximate",
+    singles: Individuals | None = None,
 ) -> tuple[str, ...]:
-    """Up to three sentences that carry the verdict, the weightiest first."""
+    """Up to three sentences that carry the verdict, the weightiest first.
+
+    Of a FAIL the tests that are quoted are those the headline speaks of: of a mixture one of each side.
+    """
     if word == "INVALID":
         return tuple(control.sentence for control in controls if not control.passed)[:3]
     required = [test for test in tests if test.required]
@@ -156,16 +182,34 @@ def why(
     stay = "found no trace, and had the power to find one" if claim == "exact" else stay
     lines = [f"Of {tests_required} {within} {stay}."]
     if word == "FAIL":
-        lines.append(next(test for test in tests if test.state == "FAIL").sentence)
+        remembered, low = _failed(tests)
+        quoted = [*remembered[:1], *low[:1]] or [next(test for test in tests if test.state == "FAIL")]
+        lines += [test.sentence for test in quoted]
     else:
+        if singles is not None and singles.flagged:
+            best = "CONSISTENT" if claim == "exact" else "PASS"
+            them = "it" if singles.flagged == 1 else "them"
+            lines.append(
+                f"{_standing_out(singles)} (p = {singles.worst[0].p_adjusted:.2g}, all examples counted). A mean can "
+                f"hide one person, so no {best} is given; the table of single examples names {them}."
+            )
         lines.append(max(required, key=lambda t: (t.state == "INCONCLUSIVE", abs(t.leak.value) / t.tolerance)).sentence)
-    if not trace and word != "FAIL":
+    if not trace and word != "FAIL" and len(lines) < 3:
         seen = "; ".join(_smallest(test) for test in tests if test.mde is not None)
         smallest = f"The smallest trace this audit would have seen is {seen}."
         lines.append(smallest if seen else "This audit could have seen no trace, however large.")
     if word == "INCONCLUSIVE" and within == len(required) and not may_pass:
         lines.append("Without retrained models, or 500 canaries on each side, no PASS can be given.")
     return tuple(lines)
+
+
+def _standing_out(singles: Individuals) -> str:
+    """How many single examples lie apart from retraining, and how far the farthest."""
+    far = singles.worst[0]
+    where = f"{number(abs(far.z))} σ {SIDE[far.direction]} retraining"
+    if singles.flagged == 1:
+        return f"1 requested example stands out, {where}"
+    return f"{singles.flagged:,} requested examples stand out, the farthest {where}"
 
 
 def _smallest(test: Outcome) -> str:

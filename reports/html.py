@@ -481,7 +481,8 @@ class _Page:
         rank = self.around("individuals-p", f"<i>{_text(words['heads']['p'])}</i>", f"{_text(found['p'])}.")
         flagged = self.around("individuals-flagged", f"<b>{_text(found['flagged'])}</b>.")
         fields = ("id", "z", "direction", "p_rank", "p_adjusted")
-        rows = [[_text(one[name]) for name in fields] for one in found["worst"]]
+        shown = [{**one, "direction": words["directions"][one["direction"]]} for one in found["worst"]]
+        rows = [[_text(one[name]) for name in fields] for one in shown]
         table = self.table(words["individuals-heads"], rows, "numbers") if rows else ""
         assumed = self.computed(f"{found['assumes']}. {found['resolution']}")
         note = f"<p><small>{self.word('individuals-z')} {assumed}</small></p>"
@@ -721,13 +722,14 @@ class _Page:
 
     def registration(self) -> str:
         found, words = self.view["registration"], self.words
-        done, none = words["registration-note"]
+        done, none, later = words["registration-note"]
         title = f"<h2>{self.word('registration')}</h2>"
         if not found:
             return f"{title}<p>{_text(none)}</p>"
         parts = "".join(
             self.part(words["registration-parts"].get(name, name), self.pairs(rows)) for name, rows in found["parts"]
         )
+        done = f"{done} {later}" if found["later"] else done
         return f"{title}<p>{_text(done)}</p><p><code>{_text(found['sha256'])}</code></p>{parts}"
 
     def again(self, audit: bytes) -> str:

@@ -444,7 +444,8 @@ def _registration(found: Registration) -> dict[str, Any]:
     parts = {name: value for name, value in found.document.items() if isinstance(value, dict)}
     rest = {name: value for name, value in found.document.items() if name not in parts}
     printed = [[name, _fixed(value)] for name, value in (("", rest), *parts.items())]
-    return {"sha256": found.sha256, "parts": sorted(printed, key=lambda part: -len(part[1]))}
+    later = bool(found.document.get("earlier"))
+    return {"sha256": found.sha256, "later": later, "parts": sorted(printed, key=lambda part: -len(part[1]))}
 
 
 def _fixed(values: dict[str, Any]) -> list[list[str]]:

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from audit_samples import class_evidence, evidence, plan, within_binomial
 
-from unlearnkit.audits import battery, controls, designs
+from unlearnkit.audits import battery, controls, designs, words
 from unlearnkit.audits.battery import BATTERY, ENOUGH_CANARIES, Judgement, judge
 from unlearnkit.audits.designs import Tolerances, rank_tests, smallest_leak
 from unlearnkit.audits.evidence import Evidence, Group
+from unlearnkit.audits.findings import low_before
 from unlearnkit.audits.simulate import with_audited
 from unlearnkit.audits.statistics.coin import coin_test, coin_tests
 from unlearnkit.audits.statistics.multiplicity import holm_families
@@ -229,22 +230,95 @@ def test_a_few_remembered_examples_fail_although_every_mean_passes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("worst", "flagged", "how"),
+    ("worst", "flagged", "low", "how", "end"),
     [
-        ((5.0, 4.0), 2, "2 requested examples are remembered compared"),
-        ((-5.0, 4.0), 1, "1 requested example is over-forgotten compared"),
-        ((-5.0, 4.0), 2, "2 requested examples are remembered or over-forgotten compared"),
-        ((5.0, 4.0), 3, "3 requested examples are remembered or over-forgotten (the 2 farthest: remembered) compared"),
+        ((5.0, 4.0), 2, (0, 0), "2 requested examples lie above retraining, corrected", ""),
+        ((-5.0, 4.0), 1, (1, 0), "1 requested example lies below retraining, corrected", ""),
+        ((-5.0, 4.0), 2, (1, 1), "2 requested examples lie above or below retraining, corrected", " Those below"),
+        (
+            (5.0, 4.0),
+            13,
+            (3, 2),
+            "13 requested examples lie above or below retraining (the 2 farthest: above), corrected",
+            " 2 of those below",
+        ),
     ],
 )
-def test_single_examples_that_stand_out_are_flagged(worst: tuple[float, ...], flagged: int, how: str) -> None:
+def test_single_examples_that_stand_out_are_flagged(
+    worst: tuple[float, ...], flagged: int, low: tuple[int, int], how: str, end: str
+) -> None:
     named = tuple(Individual("x", z, "remembered" if z > 0 else "over-forgotten", 0.05, 0.001) for z in worst)
     found = Individuals(3.0, Interval(0.0, 0.1, 0.2), 0.1, 0.5, flagged, named, "assumes much", "")
-    [flag] = battery._flagged(found)
+    [flag] = battery._flagged(found, low)
     assert flag.name == "single examples"
-    assert flag.sentence.startswith(how)
-    assert flag.sentence.endswith("corrected for all of them (assumes much).")
-    assert battery._flagged(dataclasses.replace(found, flagged=0)) == battery._flagged(None) == []
+    end = end and f"{end} lay there already before the deletion."
+    assert flag.sentence == f"{how} for all of them (assumes much).{end}"
+    assert battery._flagged(dataclasses.replace(found, flagged=0), low) == battery._flagged(None, low) == []
+
+
+# What 1,000 requested examples and no canaries are in small: a hundred, and tolerances that these can decide.
+ROOMY = Tolerances(auc=0.3, margin=2.0, worst=5.0)
+
+
+def one_apart(by: float, *, seed: int = 1, **changes: Any) -> Evidence:
+    """A model that forgot, with one requested example raised."""
+    made = evidence(seed, **({"canaries": 0, "requested": 100, "twins": 100, "outputs": True} | changes))
+    margins = made.margins["audited"].copy()
+    margins[7] += by
+    return with_audited(made, margins)
+
+
+@pytest.mark.usefixtures("tests_only")
+@pytest.mark.parametrize("tier", ["minutes", "hours"])
+@pytest.mark.parametrize(("by", "side"), [(15.0, "above"), (-15.0, "below")])
+def test_nobody_is_passed_while_one_person_is_provably_remembered(tier: Any, by: float, side: str) -> None:
+    fixed = plan(tolerances=ROOMY, tier=tier)
+    assert word(judge(one_apart(0.0), fixed)) == "PASS"
+    judged = judge(one_apart(by), fixed)
+    assert {test.state for test in judged.tests if test.required} == {"PASS"}
+    assert judged.individuals is not None
+    size = words.number(abs(judged.individuals.worst[0].z))
+    assert word(judged) == "INCONCLUSIVE"
+    apart = f"1 requested example stands out, {size} σ {side} retraining"
+    assert judged.verdict.headline == f"The evidence does not decide: {apart}."
+    assert judged.verdict.why[1] == (
+        f"{apart} (p = 0.025, all examples counted). A mean can hide one person, so no PASS is given; the table of "
+        "single examples names it."
+    )
+    assert "single examples" in flags(judged)
+
+
+@pytest.mark.usefixtures("tests_only")
+def test_nor_is_a_class_of_which_one_example_is_remembered() -> None:
+    made = class_evidence(1, outputs=True)
+    raised = with_audited(made, made.margins["audited"] + 15.0 * (np.arange(made.group.size) == 7))
+    fixed = plan(kind="class", tolerances=Tolerances(auc=0.4, recognition=0.5, class_margin=9.0))
+    assert word(judge(made, fixed)) == "PASS"
+    judged = judge(raised, fixed)
+    assert {test.state for test in judged.tests if test.required} == {"PASS"}
+    assert word(judged) == "INCONCLUSIVE"
+    assert judged.verdict.headline.startswith("The evidence does not decide: 1 requested example stands out, ")
+
+
+def test_withholding_a_pass_costs_retrained_models_no_more_than_the_significance() -> None:
+    """Single examples of a model that never saw them stand out in about 5 % of audits: exactly 2 of 40 ranks."""
+    runs = 300
+    made = (evidence(seed, canaries=0, requested=40, twins=2) for seed in range(runs))
+    named = (dataclasses.replace(one, ids=tuple(map(str, range(40)))) for one in made)
+    singled = [battery.single_examples(one, plan()) for one in named]
+    withheld = sum(found is not None and found.flagged > 0 for found in singled)
+    assert within_binomial(withheld, runs, 0.05), withheld
+    assert withheld > 0
+
+
+def test_examples_below_are_told_from_those_that_were_there_before() -> None:
+    made = one_apart(-15.0)
+    assert low_before(made, plan()) == (1, 0)
+    before = made.margins["original"].copy()
+    before[7] -= 17.5
+    both = dataclasses.replace(made, margins={**made.margins, "original": before})
+    assert low_before(both, plan()) == (1, 1)
+    assert low_before(one_apart(15.0), plan()) == (0, 0)
 
 
 @pytest.mark.parametrize("given", [39, 40])

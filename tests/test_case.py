@@ -137,7 +137,14 @@ def test_a_test_set_too_small_to_lend_from_is_refused():
 
 def test_no_failure_while_the_interval_reaches_into_the_tolerance():
     leak = Interval(0.045, 0.123, 0.2)
-    common = {"tolerance": 0.05, "mde": 0.1, "p_adjusted": 0.01, "p_tolerance_adjusted": 0.03, "significance": 0.05}
+    common = {
+        "tolerance": 0.05,
+        "mde": 0.1,
+        "p": 0.01,
+        "p_adjusted": 0.01,
+        "p_tolerance_adjusted": 0.03,
+        "significance": 0.05,
+    }
     assert state_of(leak, **common) == "INCONCLUSIVE"
     assert state_of(dataclasses.replace(leak, low=0.055), **common) == "FAIL"
     assert state_of(Interval(-0.2, -0.123, -0.055), **common) == "FAIL"

@@ -9,6 +9,7 @@ import pytest
 from audit_samples import ATTACK, class_evidence, evidence, plan
 from numpy.typing import NDArray
 
+from unlearnkit.attacks import Threshold
 from unlearnkit.audits import controls
 from unlearnkit.audits.battery import judge
 from unlearnkit.audits.controls import run_controls
@@ -25,8 +26,10 @@ from unlearnkit.audits.designs import (
 from unlearnkit.audits.evidence import Evidence, FloatArray, Group
 from unlearnkit.audits.statistics.rank import planted_mde
 from unlearnkit.result import Control
+from unlearnkit.types import Attack, Known, Observation
 
 WIDE = Tolerances(auc=0.15)
+THRESHOLD = Threshold()
 
 
 def only(name: str, found: tuple[Control, ...]) -> Control:
@@ -34,11 +37,19 @@ def only(name: str, found: tuple[Control, ...]) -> Control:
     return control
 
 
-def run(made: Evidence, *, design: CoinDesign | None = None, caught: bool = True) -> tuple[Control, ...]:
+def run(
+    made: Evidence, *, design: CoinDesign | None = None, caught: bool = True, attack: Attack = THRESHOLD
+) -> tuple[Control, ...]:
     fixed = plan(tolerances=WIDE)
     held_out = [] if "held_out" in made.margins else None
     return run_controls(
-        made, fixed, rank_tests(made, fixed), design or coin_design(made), held_out_failed=held_out, caught=caught
+        made,
+        fixed,
+        rank_tests(made, fixed),
+        design or coin_design(made),
+        attack=attack,
+        held_out_failed=held_out,
+        caught=caught,
     )
 
 
@@ -54,7 +65,7 @@ def test_the_held_out_oracle_is_named_with_the_tests_that_rejected_it() -> None:
     good, bad = (
         only(
             "held-out oracle accepted",
-            run_controls(evidence(0), plan(), (), None, held_out_failed=failed, caught=True),
+            run_controls(evidence(0), plan(), (), None, attack=THRESHOLD, held_out_failed=failed, caught=True),
         )
         for failed in ([], ["Canary coin test", "Oracle rank, mean margin"])
     )
@@ -73,7 +84,7 @@ def test_the_original_is_listed_only_where_it_was_caught() -> None:
 @pytest.mark.parametrize(("asked", "passed"), [(40, True), (41, False), (60, False), (0, None)])
 def test_oracles_that_were_asked_for_must_be_there(asked: int, passed: bool | None) -> None:
     made = evidence(0, oracles=40)
-    found = run_controls(made, plan(oracles=asked), (), None, held_out_failed=[], caught=True)
+    found = run_controls(made, plan(oracles=asked), (), None, attack=THRESHOLD, held_out_failed=[], caught=True)
     if passed is None:
         assert "all oracles retrained" not in {control.name for control in found}
         return
@@ -126,6 +137,36 @@ def test_a_scorer_that_reads_the_labels_is_caught(cheat: type[CoinDesign], oracl
 
 
 @dataclasses.dataclass(frozen=True)
+class OrderedThreshold(Attack):
+    """Its scores fall along the points as they are handed to it: members come first."""
+
+    def run(self, target: Observation, known: Known) -> FloatArray:
+        return Threshold().run(target, known) - np.linspace(0.0, 1.0, len(target.margins))
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        class_evidence(1),
+        evidence(1, canaries=0),
+        evidence(1, oracles=0, canaries=0),
+        evidence(1, oracles=0),
+    ],
+)
+def test_an_attack_that_reads_the_order_is_caught_in_every_design(made: Evidence) -> None:
+    """Also where the scores are the attack's own, not standardized: of a class, and in tier `seconds`."""
+    assert only("shuffled labels at chance", run(made)).passed
+    control = only("shuffled labels at chance", run(made, attack=OrderedThreshold()))
+    assert not control.passed, control.sentence
+
+
+def test_scoring_anew_gives_the_scores_of_the_evidence() -> None:
+    made = evidence(1, oracles=0, canaries=0)
+    again = controls._scored_anew(made, plan(), THRESHOLD, Group.REQUESTED, Group.TWINS)
+    np.testing.assert_array_equal(again.scores[f"{ATTACK}/audited"], made.scores[f"{ATTACK}/audited"])
+
+
+@dataclasses.dataclass(frozen=True)
 class PeekingReference(ReferenceAttack):
     """Its references are those models that know a point's side: what a pool that is sorted by labels would give."""
 
@@ -154,7 +195,7 @@ def test_a_reference_attack_that_reads_the_labels_is_caught(cheat: type[Referenc
     [honest] = [test for test in tests if isinstance(test, ReferenceAttack)]
     sabotaged = [cheat(**vars(test)) if test is honest else test for test in tests]
     for these, passed in ((tests, True), (sabotaged, False)):
-        control = controls._shuffled_at_chance(made, fixed, these, coin_design(made))
+        control = controls._shuffled_at_chance(made, fixed, these, coin_design(made), THRESHOLD)
         assert control.passed == passed
         assert "(Reference attack, requested); " in control.sentence
 
@@ -181,7 +222,8 @@ def test_a_strong_leak_is_no_failure_of_the_shuffle(made: Evidence) -> None:
 
 def test_ties_make_the_shuffle_narrower_not_wrong() -> None:
     made = evidence(3, oracles=0)
-    rounded = dataclasses.replace(made, scores={name: np.round(a / 4) for name, a in made.scores.items()})
+    tied = {name: np.round(a / 4) for name, a in made.margins.items()}
+    rounded = dataclasses.replace(made, margins=tied, scores={f"{ATTACK}/{name}": a for name, a in tied.items()})
     assert only("shuffled labels at chance", run(rounded)).passed
 
 
@@ -227,7 +269,10 @@ def test_models_that_need_more_than_the_others_miss_the_planted_leak() -> None:
     oracles[::2, made.rows(Group.REQUESTED)] -= 5.0  # behind the held-out one, these are the models in odd places
     uneven = dataclasses.replace(made, margins={**made.margins, "oracles": oracles})
     for one, passed in ((made, True), (uneven, False)):
-        control = only("planted leak found", run_controls(one, plan(), (test,), None, held_out_failed=[], caught=True))
+        control = only(
+            "planted leak found",
+            run_controls(one, plan(), (test,), None, attack=THRESHOLD, held_out_failed=[], caught=True),
+        )
         assert control.passed == passed, control.sentence
     values = test.values(test.read(uneven, "held_out"), uneven)
     odd, even = (test.smallest(values, plan(), among=np.arange(start, values.size, 2)) for start in (1, 0))
@@ -242,7 +287,10 @@ def test_a_broken_rank_statistic_misses_the_planted_leak(broken: type[MarginShif
     sound = MarginShift("sound", "σ", "requested", 1.0, Group.REQUESTED, True)
     test = broken("broken", "σ", "requested", 1.0, Group.REQUESTED, True)
     for tests, passed in (((sound,), True), ((test,), False), ((sound, test), False)):
-        control = only("planted leak found", run_controls(made, fixed, tests, None, held_out_failed=[], caught=True))
+        control = only(
+            "planted leak found",
+            run_controls(made, fixed, tests, None, attack=THRESHOLD, held_out_failed=[], caught=True),
+        )
         assert control.passed == passed
     assert "broken 0 of 20 (at least 10)" in control.sentence
 
@@ -250,7 +298,10 @@ def test_a_broken_rank_statistic_misses_the_planted_leak(broken: type[MarginShif
 def test_a_deaf_attack_is_called_dead() -> None:
     made = evidence(4)
     test = DeafAttack("deaf", "AUC", "requested", 0.05, Group.REQUESTED, True, ATTACK)
-    control = only("planted leak found", run_controls(made, plan(), (test,), None, held_out_failed=[], caught=True))
+    control = only(
+        "planted leak found",
+        run_controls(made, plan(), (test,), None, attack=THRESHOLD, held_out_failed=[], caught=True),
+    )
     assert not control.passed
     assert "deaf: dead, it gives all points of a model one and the same score" in control.sentence
 
@@ -263,7 +314,7 @@ def test_a_leak_that_does_not_fit_into_the_range_of_the_auc_is_no_failure() -> N
     made = dataclasses.replace(made, scores=easy)
     control = only(
         "planted leak found",
-        run_controls(made, fixed, rank_tests(made, fixed), None, held_out_failed=[], caught=True),
+        run_controls(made, fixed, rank_tests(made, fixed), None, attack=THRESHOLD, held_out_failed=[], caught=True),
     )
     assert control.passed
     assert "Threshold attack, requested 20 of 20" in control.sentence
@@ -274,7 +325,7 @@ def test_a_class_with_few_unseen_images_is_no_failure_of_the_auditor() -> None:
     made, fixed = class_evidence(6, twins=2, oracles=19), plan(kind="class")
     control = only(
         "planted leak found",
-        run_controls(made, fixed, rank_tests(made, fixed), None, held_out_failed=[], caught=True),
+        run_controls(made, fixed, rank_tests(made, fixed), None, attack=THRESHOLD, held_out_failed=[], caught=True),
     )
     assert control.passed, control.sentence
 
@@ -316,7 +367,7 @@ def test_a_planted_canary_leak_is_found_at_every_power_that_a_spec_may_ask_for(p
     fixed = plan(power=power, tolerances=Tolerances(auc=0.01))
     for seed in range(10):
         made = evidence(seed, oracles=0)
-        found = run_controls(made, fixed, (), coin_design(made), held_out_failed=None, caught=True)
+        found = run_controls(made, fixed, (), coin_design(made), attack=THRESHOLD, held_out_failed=None, caught=True)
         control = only("planted canary leak found", found)
         assert control.passed, control.sentence
 

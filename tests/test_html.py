@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import functools
 import io
 import json
@@ -100,6 +101,20 @@ def test_what_the_pdf_says_stands_in_the_html(variant: str) -> None:
     for title in ("scope", "accuracy", "results", "each", "limits", "glossary", "mapping", "record", "registration"):
         assert words[title] in read(variant).text
     assert ("Private training" in read(variant).text) == (variant == "privacy")
+
+
+@pytest.mark.parametrize("spoken", ["en", "de"])
+def test_a_late_registration_is_not_said_to_be_early(spoken: str) -> None:
+    example = sample("fail")
+    registration = example.result.registration
+    assert registration is not None
+    later = dataclasses.replace(registration, document={**registration.document, "earlier": ["c" * 64]})
+    done, _, late = language(spoken)["registration-note"]
+    for given, said in ((registration, done), (later, f"{done} {late}")):
+        result = dataclasses.replace(example.result, registration=given)
+        text = html.render(result, example.evidence, Letterhead(language=spoken)).decode()
+        assert f"<p>{said}</p>" in text
+        assert ("cccccccccccc…" in text) == (given is later)
 
 
 def test_the_hardest_examples_are_images_within_the_file() -> None:

@@ -14,7 +14,7 @@ from audit_samples import plan
 from sample_result import sample
 
 from unlearnkit.audits.designs import Tolerances
-from unlearnkit.audits.registration import json_plain, register
+from unlearnkit.audits.registration import json_plain, late, register
 from unlearnkit.result import Registration
 from unlearnkit.store import Store, content_key
 
@@ -77,3 +77,83 @@ def test_what_is_no_number_is_not_registered(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         registered(tmp_path, plan=plan(power=float("nan")))
     assert not (tmp_path / "registrations").exists()
+
+
+def looked(folder: Path, key: str) -> None:
+    """The store holds the answers under this key."""
+    Store(folder).write(key, b"answers", {})
+
+
+def wider(auc: float) -> dict[str, Any]:
+    return {"plan": plan(oracles=39, classes=("cat", "dog"), tolerances=Tolerances(auc=auc))}
+
+
+def test_what_is_registered_after_another_look_names_the_earlier_ones(tmp_path: Path) -> None:
+    first = registered(tmp_path)
+    looked(tmp_path, "b" * 64)
+    second, third = registered(tmp_path, **wider(0.45)), registered(tmp_path, **wider(0.2))
+    assert "earlier" not in first.document
+    assert second.document["earlier"] == [first.sha256]
+    assert third.document["earlier"] == sorted([first.sha256, second.sha256])
+    assert late(first) == late(None) == ()
+    [flag] = late(second)
+    assert flag.name == "registered after another look"
+    assert f"and 1 earlier registration for them ({first.sha256[:12]}…): " in flag.sentence
+    assert "and 2 earlier registrations for them (" in late(third)[0].sentence
+    for found in (second, third):  # the hash is that of the document with what it names
+        assert content_key(found.document) == found.sha256
+        assert content_key({**found.document, "earlier": []}) != found.sha256
+        without = {name: value for name, value in found.document.items() if name != "earlier"}
+        assert content_key(without) != found.sha256
+
+
+def test_what_was_registered_comes_back_as_it_was(tmp_path: Path) -> None:
+    """Interrupted, flagged or not, and whatever was registered since: the same bytes."""
+    first = registered(tmp_path)
+    assert registered(tmp_path) == first  # before the look
+    looked(tmp_path, "b" * 64)
+    assert registered(tmp_path) == first
+    second = registered(tmp_path, **wider(0.45))
+    third = registered(tmp_path, **wider(0.2))
+    assert [registered(tmp_path, **changes) for changes in ({}, wider(0.45), wider(0.2))] == [first, second, third]
+    assert len(list((tmp_path / "registrations").iterdir())) == 3
+    twin = tmp_path / "twin"  # the same store state elsewhere
+    registered(twin)
+    looked(twin, "b" * 64)
+    assert registered(twin, **wider(0.45)) == second
+
+
+@pytest.mark.parametrize(
+    ("models", "there"),
+    [
+        (MODELS, None),  # nobody has looked
+        (MODELS, "a" * 64),  # at the original alone
+        ({**MODELS, "audited": ["e" * 64]}, "e" * 64),  # another request, whose models were made ahead
+        ({**MODELS, "original": ["b" * 64], "audited": ["e" * 64]}, "e" * 64),
+    ],
+)
+def test_other_looks_are_no_earlier_ones(tmp_path: Path, models: dict[str, Any], there: str | None) -> None:
+    registered(tmp_path)
+    if there is not None:
+        looked(tmp_path, there)
+    found = registered(tmp_path, models=models, **wider(0.45))
+    assert "earlier" not in found.document
+    assert late(found) == ()
+
+
+def test_a_damaged_registration_is_none(tmp_path: Path) -> None:
+    first = registered(tmp_path)
+    looked(tmp_path, "b" * 64)
+    (tmp_path / f"registrations/{first.sha256}.json").write_bytes(b"{}")
+    assert "earlier" not in registered(tmp_path, **wider(0.45)).document
+
+
+@pytest.mark.parametrize("value", [None, 3, "x", [], {}])
+def test_an_earlier_of_another_form_is_no_flag(value: Any) -> None:
+    assert late(Registration("a" * 64, {"earlier": value})) == ()
+
+
+def test_many_earlier_ones_are_counted() -> None:
+    [flag] = late(Registration("a" * 64, {"earlier": [f"{i:064x}" for i in range(5)]}))
+    assert "5 earlier registrations" in flag.sentence
+    assert "… and 2 more): " in flag.sentence

@@ -399,7 +399,7 @@ def test_single_examples_come_with_what_their_p_counts() -> None:
         "model held against the others it is at most 1.9 %. Exact rank p of that share: 0.050. "
         "Examples that stand out even when all are counted: 1."
     ) in found
-    assert "digits/0570 −11.95 over-forgotten 0.050 0.050 digits/0021 3.71 remembered 0.050 0.35" in found
+    assert "digits/0570 −11.95 below retraining 0.050 0.050 digits/0021 3.71 above retraining 0.050 0.35" in found
     individuals = sample("fail").result.individuals
     assert individuals is not None
     assert individuals.assumes in found

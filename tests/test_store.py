@@ -581,6 +581,14 @@ def test_notes_are_written_anew_and_never_collected(folder: Store):
     assert (Path(folder.root) / "registrations/one.json").read_bytes() == b"new"
 
 
+def test_notes_come_back_by_name(store: Store):
+    assert store.notes("registrations") == {}
+    for name in ("b", "a"):
+        store.note(f"registrations/{name}.json", name.encode())
+    store.note("elsewhere/c.json", b"c")
+    assert list(store.notes("registrations").items()) == [("a.json", b"a"), ("b.json", b"b")]
+
+
 def test_where_there_is_no_store_nothing_is_listed(store: Store):
     for look in (store.entries, store.faults, store.collect):
         with pytest.raises(UsageError, match=r"there is no store; name the folder \(or URL\) given as --store"):

@@ -44,6 +44,7 @@ def test_states(
         Interval(limits[0], limits[1] or 0.0, limits[2]),
         tolerance=0.05,
         mde=mde,
+        p=p,
         p_adjusted=p,
         p_tolerance_adjusted=p_tolerance,
         significance=0.05,
@@ -79,23 +80,24 @@ def test_a_test_that_is_not_required_can_only_fail(state: Any, expected: str) ->
 
 
 @pytest.mark.parametrize(
-    ("leak", "mde", "p", "expected"),
+    ("leak", "mde", "alone", "p", "expected"),
     [
-        (INSIDE, 0.04, 0.05, "FAIL"),  # no tolerance: what is significant is too much, however small
-        (BEYOND, None, 0.01, "FAIL"),
-        (INSIDE, 0.05, 0.0501, "PASS"),
-        (ACROSS, 0.04, 0.9, "PASS"),  # nothing is seen where it would have been
-        (INSIDE, 0.0501, 0.9, "INCONCLUSIVE"),  # no power to have seen it
-        (INSIDE, None, 0.9, "INCONCLUSIVE"),
-        (BEYOND, 0.04, 0.1, "INCONCLUSIVE"),  # seen by this test alone, with too few oracles to count when corrected
-        ((0.001, 0.01, 0.02), 0.04, 0.1, "INCONCLUSIVE"),
-        ((0.0, 0.01, 0.02), 0.04, 0.1, "PASS"),
-        ((None, 0.01, None), 0.04, 0.9, "PASS"),
+        (INSIDE, 0.04, 0.05, 0.05, "FAIL"),  # no tolerance: what is significant is too much, however small
+        (BEYOND, None, 0.01, 0.01, "FAIL"),
+        (INSIDE, 0.05, 0.0501, 0.0501, "PASS"),
+        (ACROSS, 0.04, 0.9, 0.9, "PASS"),  # nothing is seen where it would have been
+        (INSIDE, 0.0501, 0.9, 0.9, "INCONCLUSIVE"),  # no power to have seen it
+        (INSIDE, None, 0.9, 0.9, "INCONCLUSIVE"),
+        (BEYOND, 0.04, 0.04, 0.1, "INCONCLUSIVE"),  # seen by this test alone, too few oracles for more
+        ((0.001, 0.01, 0.02), 0.04, 0.051, 0.1, "INCONCLUSIVE"),
+        ((0.0, 0.01, 0.02), 0.04, 0.051, 0.1, "PASS"),
+        (ACROSS, 0.04, 0.05, 0.1, "INCONCLUSIVE"),  # a coin p sees what its interval does not exclude
+        ((None, 0.01, None), 0.04, 0.9, 0.9, "PASS"),
     ],
 )
 @pytest.mark.parametrize("mirror", [1, -1])
 def test_states_of_an_exact_claim(
-    leak: tuple[Any, ...], mde: float | None, p: float, expected: str, mirror: int
+    leak: tuple[Any, ...], mde: float | None, alone: float, p: float, expected: str, mirror: int
 ) -> None:
     limits = [None if limit is None else mirror * limit for limit in leak][::mirror]
     for beyond in (0.001, 1.0):  # what lies beyond a tolerance that nobody grants plays no part
@@ -103,6 +105,7 @@ def test_states_of_an_exact_claim(
             Interval(limits[0], limits[1] or 0.0, limits[2]),
             tolerance=0.05,
             mde=mde,
+            p=alone,
             p_adjusted=p,
             p_tolerance_adjusted=beyond,
             significance=0.05,
@@ -119,6 +122,18 @@ def test_an_exact_claim_is_never_passed() -> None:
         word = overall(tests, [control], may_pass=may_pass, claim="exact")
         assert word == ("CONSISTENT" if usual == "PASS" else usual)
         assert word in EXIT_CODES
+
+
+@pytest.mark.parametrize("claim", ["approximate", "exact"])
+def test_nobody_is_passed_while_single_examples_stand_out(claim: Any) -> None:
+    """It takes a PASS or CONSISTENT away, and changes no other word: above all it makes no FAIL."""
+    states: tuple[Any, ...] = ("PASS", "LEAK_BELOW_TOLERANCE", "INCONCLUSIVE", "FAIL", "INVALID")
+    for state, control, may_pass in itertools.product(states, (GOOD, BAD), (True, False)):
+        tests = [outcome("x", state, INSIDE, tolerance=0.05)]
+        usual = overall(tests, [control], may_pass=may_pass, claim=claim)
+        for singled_out in (1, 7):
+            word = overall(tests, [control], may_pass=may_pass, claim=claim, singled_out=singled_out)
+            assert word == ("INCONCLUSIVE" if usual in ("PASS", "CONSISTENT") else usual)
 
 
 def test_nothing_required_is_no_pass() -> None:

@@ -23,11 +23,11 @@ from unlearnkit.audits.audit import save_audit
 from unlearnkit.audits.battery import BATTERY
 from unlearnkit.audits.designs import Plan, Tolerances
 from unlearnkit.audits.evidence import SWAP, TREATED, UNTRAINED, Evidence
-from unlearnkit.audits.registration import register
+from unlearnkit.audits.registration import late, register
 from unlearnkit.audits.verify import Verified, verify_file
 from unlearnkit.audits.worst_case.gaps import Answers, Looked
 from unlearnkit.reports.pdf import render
-from unlearnkit.result import AuditResult, Flag, UsageError
+from unlearnkit.result import AuditResult, Flag, Registration, UsageError
 from unlearnkit.store import Store
 
 Body = dict[str, Any]
@@ -113,6 +113,29 @@ def verified(folder: Path, result: AuditResult, sidecar: bytes, fixed: Plan, **r
     parts: dict[str, Any] = {"request": result.request, "data": result.data, "canaries": None} | registered
     registration = register(Store(folder / "store"), fixed, **parts)
     return verify_file(save_audit(folder, dataclasses.replace(result, registration=registration), sidecar))
+
+
+def test_an_earlier_registration_cannot_be_left_out(tmp_path: Path) -> None:
+    made, fixed = complete(), plan(oracles=6, classes=CLASSES)
+    result, sidecar = result_of(made, fixed)
+    parts: dict[str, Any] = {"request": result.request, "data": result.data, "canaries": result.canaries}
+    parts["models"] = registered(made)
+    store = Store(tmp_path / "store")
+    register(store, dataclasses.replace(fixed, tolerances=Tolerances(auc=0.45)), **parts)
+    store.write("a" * 64, b"answers", {})
+    registration = register(store, fixed, **parts)
+
+    def checked(registration: Registration, flags: tuple[Flag, ...]) -> Verified:
+        told = dataclasses.replace(result, registration=registration, flags=flags)
+        return verify_file(save_audit(tmp_path, told, sidecar))
+
+    flagged = (*late(registration), *result.flags)
+    assert checked(registration, flagged).passed
+    without = {name: value for name, value in registration.document.items() if name != "earlier"}
+    assert checked(registration, result.flags).checks[-1].sentence.startswith("flags is ")
+    gone = dataclasses.replace(registration, document=without)
+    assert checked(gone, flagged).checks[-1].sentence.startswith("flags is ")
+    assert checked(gone, result.flags).checks[-1].sentence.startswith("registration.sha256 is ")
 
 
 @pytest.mark.parametrize("kind", ["examples", "class", "seconds", "groups", "hours"])

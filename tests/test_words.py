@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from unlearnkit.audits import words
 from unlearnkit.audits.verdict import state_of
 from unlearnkit.audits.words import headline, number, sentence, span, why, would_have_noticed
-from unlearnkit.result import Claim, Control, Interval, Outcome, State, Word
+from unlearnkit.result import Claim, Control, Individual, Individuals, Interval, Outcome, State, Word
 
 KINDS = {
     "Class recognition": ("rank", "confidence", "class"),
@@ -231,6 +231,55 @@ def test_headlines() -> None:
     assert headline("INCONCLUSIVE", [make("Canary coin test")], trace=False) == nothing
 
 
+def test_a_mixture_says_both_and_quotes_one_of_each() -> None:
+    low = make("Canary coin test", "FAIL", leak=Interval(-0.3, -0.2, -0.1), sentence="Low.")
+    lower = make("Oracle rank, mean margin", "FAIL", leak=Interval(-9.0, -8.0, -7.0), sentence="Lower.")
+    high = make("Reference attack, requested", "FAIL", leak=Interval(0.1, 0.2, 0.3), sentence="High.")
+    worst = make(words.WORST, "FAIL", leak=Interval(1.1, 2.0, 3.0), required=False, sentence="Worst.")
+    passed = make("Threshold attack, requested", "PASS")
+    mixed = [worst, lower, low, high, passed]
+    assert headline("FAIL", mixed, trace=True) == (
+        "The model still remembers some of what it was asked to forget, and was pushed too far elsewhere."
+    )
+    assert why("FAIL", mixed, [], trace=True, may_pass=True)[1:] == ("High.", "Lower.")
+    assert why("FAIL", [worst, high], [], trace=True, may_pass=True)[1:] == ("High.",)  # what the headline speaks of
+    assert why("FAIL", [worst, passed], [], trace=True, may_pass=True)[1:] == ("Worst.",)
+
+
+@pytest.mark.parametrize(
+    ("original", "pushed"), [(-0.25, False), (-0.1, False), (-0.09, True), (0.3, True), (None, True)]
+)
+def test_nothing_was_pushed_where_it_lay_before_the_deletion(original: float | None, pushed: bool) -> None:
+    before = None if original is None else Interval(None, original, None)
+    low = make("Canary coin test", "FAIL", leak=Interval(-0.3, -0.2, -0.1), original=before)
+    high = make("Reference attack, requested", "FAIL", leak=Interval(0.1, 0.2, 0.3))
+    assert ("pushed" in headline("FAIL", [low], trace=True)) == pushed
+    assert ("as it did before the deletion" in headline("FAIL", [low], trace=True)) != pushed
+    assert ("was pushed too far" in headline("FAIL", [low, high], trace=True)) == pushed
+    assert complete(headline("FAIL", [low, high], trace=True))
+
+
+@pytest.mark.parametrize("flagged", [1, 12])
+@pytest.mark.parametrize("trace", [True, False])
+def test_single_examples_are_said_first_among_what_is_undecided(flagged: int, trace: bool) -> None:
+    far = Individual("x", -13.8, "over-forgotten", 0.025, 0.025)
+    singles = Individuals(3.0, Interval(0.0, 0.1, 0.2), 0.1, 0.5, flagged, (far,), "exact", "")
+    tests = [make("Oracle rank, mean margin", "INCONCLUSIVE", sentence="B.")]
+    said = headline("INCONCLUSIVE", tests, trace=trace, singles=singles)
+    many = "12 requested examples stand out, the farthest 13.8 σ below retraining"
+    apart = many if flagged > 1 else "1 requested example stands out, 13.8 σ below retraining"
+    assert said == f"The evidence does not decide: {apart}."
+    lines = why("INCONCLUSIVE", tests, [], trace=trace, may_pass=True, singles=singles)
+    assert len(lines) == 3
+    assert lines[1].startswith(f"{apart} (p = 0.025, all examples counted). ")
+    assert "so no PASS is given" in lines[1]
+    exact = why("INCONCLUSIVE", tests, [], trace=trace, may_pass=True, claim="exact", singles=singles)
+    assert "so no CONSISTENT is given" in exact[1]
+    assert lines[2] == "B."
+    failed = [make("Canary coin test", "FAIL")]  # which says enough
+    assert headline("FAIL", failed, trace=trace, singles=singles) == headline("FAIL", failed, trace=trace)
+
+
 def test_why_carries_the_worst_first() -> None:
     tests = [
         make("Canary coin test", "PASS", sentence="A."),
@@ -309,6 +358,7 @@ def test_random_outcomes_make_complete_sentences(
             leak,
             tolerance=tolerance,
             mde=mde,
+            p=p,
             p_adjusted=p,
             p_tolerance_adjusted=beyond,
             significance=0.05,

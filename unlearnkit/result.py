@@ -65,7 +65,7 @@ class Quantity:
 class Outcome:
     """What one test says about the audited model.
 
-    leak: distance from what retraining would give, in `unit`; 0 = indistinguishable, negative = over-forgotten.
+    leak: distance from what retraining would give, in `unit`; 0 = indistinguishable, negative = below it.
     tolerance: the largest |leak| the controller accepts, fixed beforehand. mde: the smallest |leak| that this test by
     itself (by p, uncorrected) finds with power 0.8. p: no leak at all; p_tolerance: the leak is within tolerance;
     `*_adjusted`: corrected for the number of tests. original: the same leak measured on the untouched original, the
@@ -223,8 +223,8 @@ class Individual:
     """One forgotten example, and how far its margin lies from that of the retrained models."""
 
     id: str
-    z: float  # in their standard deviations; above 0: remembered
-    direction: Literal["remembered", "over-forgotten", "equal"]
+    z: float  # in their standard deviations; above 0: above retraining
+    direction: Literal["remembered", "over-forgotten", "equal"]  # stored words; reports say above or below retraining
     p_rank: float  # exact, never below 1 / (oracles + 1)
     p_adjusted: float  # against the farthest example of each oracle: all examples are counted (maxT, exact)
 
@@ -374,7 +374,7 @@ class PrivacyRecord:
 
 @dataclass(frozen=True)
 class Registration:
-    """What was fixed before any score was computed: the document, and its hash under which the store keeps it."""
+    """What was fixed before the audit computed a score: the document, and its hash under which the store keeps it."""
 
     sha256: str
     document: dict[str, Any]

@@ -217,6 +217,14 @@ class Store:
         """Keep a small file of text beside the results, under a path below the root; the same name is written anew."""
         self._put(name, data)
 
+    def notes(self, folder: str) -> dict[str, bytes]:
+        """The small files of text in a folder below the root, by name; none where there is no such folder."""
+        files, root = self._place
+        paths = sorted(files.find(f"{root}/{folder}"))
+        answers = files.cat_ranges(paths, None, None) if paths else []
+        whole = {path.rpartition("/")[2]: answer for path, answer in zip(paths, answers, strict=True)}
+        return {name: answer for name, answer in whole.items() if isinstance(answer, bytes)}
+
     def record(self, key: str) -> dict[str, Any]:
         """The record kept beside a key; empty when it is gone or damaged."""
         return self._records([key])[key]

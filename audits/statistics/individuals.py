@@ -42,8 +42,9 @@ class Individual:
 class Individuals:
     """Every forgotten example of one audited model against its oracles.
 
-    `z` [point]: (audited margin - oracle mean) / oracle standard deviation; above 0 = remembered, below =
-    over-forgotten. `p_rank`, `p_adjusted` [point]: see `individuals`. `worst`: farthest first.
+    `z` [point]: (audited margin - oracle mean) / oracle standard deviation; above 0 (`remembered`) = above
+    retraining, below 0 (`over-forgotten`) = below it, whatever put it there. `p_rank`, `p_adjusted` [point]:
+    see `individuals`. `worst`: farthest first.
     `stands_out_from`: |z| above which an example is flagged; `None` where the oracles are too few to flag any.
 
     `above`: share of examples with |z| above the tolerance. Its exact (Clopper-Pearson) limits are about this very
