@@ -741,6 +741,5 @@ class _Page:
 
     def signature(self) -> str:
         lines = "".join(f"<div>{_text(name)}</div>" for name in self.words["signature-lines"])
-        return (
-            f'<h2>{self.word("signature")}</h2><p>{self.word("signature-note")}</p>\n<div class="lines">{lines}</div>'
-        )
+        said = self.word("signature-note" if self.view["released"] else "signature-withheld")
+        return f'<h2>{self.word("signature")}</h2><p>{said}</p>\n<div class="lines">{lines}</div>'

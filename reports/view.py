@@ -36,6 +36,7 @@ PAGE_ONE = {"tests": 10, "controls": 6}  # how many of them
 CLASSES = 15  # rows of their table, and of the list of failed retrainings
 SETS = 10  # columns of the picture of other sets
 HARDEST = 10  # examples of one of them
+RELEASED = ("PASS", "CONSISTENT")  # verdicts on whose ground the signer may release the model
 RATES = ("UA", "RA", "TA")
 LETTERS = {  # on page one; the pages behind it have the full text
     "organization": 90,
@@ -123,6 +124,7 @@ def as_printed(result: AuditResult, letterhead: Letterhead, audit: str, arrays: 
             )
         },
         "words": words,
+        "released": verdict.word in RELEASED,
         "organization": organization,
         "contact": letterhead.contact,
         "logo": f"logo.{logo_kind(letterhead.logo)}" if letterhead.logo else "",

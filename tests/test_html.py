@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load
 from sample_result import sample
-from test_report import HOSTILE, hostile, pages_of, pictured, written
+from test_report import HOSTILE, RELEASED, WITHHELD, hostile, pages_of, pictured, written
 
 from unlearnkit.reports import card, html
 from unlearnkit.reports.letterhead import Letterhead, language
@@ -100,6 +100,16 @@ def test_what_the_pdf_says_stands_in_the_html(variant: str) -> None:
     for title in ("scope", "accuracy", "results", "each", "limits", "glossary", "mapping", "record", "registration"):
         assert words[title] in read(variant).text
     assert ("Private training" in read(variant).text) == (variant == "privacy")
+
+
+@pytest.mark.parametrize("variant", ["pass", "exact", "fail", "inconclusive", "invalid"])
+def test_only_a_verdict_that_passed_releases_the_model(variant: str) -> None:
+    passed = variant in ("pass", "exact")
+    assert (RELEASED in read(variant).text, WITHHELD in read(variant).text) == (passed, not passed)
+    example = sample(variant)
+    german = Reading(html.render(example.result, example.evidence, Letterhead(language="de")).decode()).text
+    released, withheld = (language("de")[key] for key in ("signature-note", "signature-withheld"))
+    assert (released in german, withheld in german) == (passed, not passed)
 
 
 def test_the_hardest_examples_are_images_within_the_file() -> None:

@@ -161,6 +161,8 @@ def test_a_report_in_german() -> None:
     assert result.verdict.headline in first
     assert "Aus Gewichten allein lässt sich eine Löschung nicht beweisen." in first
     assert "DSGVO, Art. 17" in rest
+    assert language("de")["signature-withheld"] in rest
+    assert language("de")["signature-note"] not in rest
     assert f"Seite {len(found)} / {len(found)}" in rest
     english = {text for text in texts(language("en")) if len(text) > 25} - set(texts(language("de")))
     assert [text for text in english if text in first + rest] == []

@@ -52,6 +52,8 @@ HEADINGS = tuple(
         *("record", "registration", "again"),
     )
 )
+RELEASED = "I have read this report, and I release the model whose hash it names."
+WITHHELD = "I have read this report. The model whose hash it names is not released on its ground."
 SHOWN = {"CONSISTENT": "CONSISTENT WITH EXACT"}  # words that are printed as others
 
 
@@ -98,6 +100,8 @@ def test_pages(variant: str) -> None:
         body = page.rsplit(f"Unlearning audit {example.result.request.id}", 1)[0].strip()
         assert not body.endswith(HEADINGS), "a heading stands alone at the end of a page"
     assert example.result.command in rest
+    released = example.result.verdict.word in ("PASS", "CONSISTENT")
+    assert (RELEASED in rest, WITHHELD in rest) == (released, not released)
     for control in example.result.controls:
         assert f"{control.name} {'passed' if control.passed else 'FAILED'}" in first
         assert plain(control.sentence) in rest
