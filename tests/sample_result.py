@@ -461,9 +461,9 @@ def _fail() -> tuple[AuditResult, bytes]:
             ),
         ),
         captions={
-            "roc": "Telling the 144 deleted examples from 104 held-out twins by the RMIA score; band: smallest to "
-            "largest of 19 oracles.",
-            "margins": "Margin of the 104 requested examples under each model; band: each of the 19 oracles by itself.",
+            "roc": "Deleted canaries against never-used ones: one threshold on the plain margin (the coin test "
+            "standardizes it by the oracles).",
+            "margins": "Margin φ of the requested examples, and of held-out twins under the audited model.",
         },
         evidence=Evidence("audit.evidence.safetensors", ""),
         environment=Environment(

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from audit_samples import evidence, plan, within_binomial
+from audit_samples import class_evidence, evidence, plan, within_binomial
 from scipy.spatial.distance import jensenshannon
 from scipy.special import expit, softmax
 
@@ -16,6 +16,7 @@ from unlearnkit.audits import battery
 from unlearnkit.audits.battery import judge
 from unlearnkit.audits.evidence import Evidence, FloatArray, Group
 from unlearnkit.audits.findings import TITLES, by_group, comparisons, measured_epsilon, other_classes, single_examples
+from unlearnkit.audits.records import captions
 from unlearnkit.audits.simulate import Law, with_audited
 from unlearnkit.audits.statistics.epsilon import one_run_epsilon
 from unlearnkit.result import Comparison
@@ -81,6 +82,20 @@ def test_distances_of_accuracies_are_the_naive_ones() -> None:
     rows = by_name(made)
     agree(rows["Average gap"], naive(list(shares), lambda a, b: np.abs(a - b).mean()))
     agree(rows["Tug of war (ToW)"], naive(list(shares), lambda a, b: np.prod(1 - np.abs(a - b))), nearer=True)
+
+
+def test_the_caption_names_the_coin_test_only_where_one_reads_canaries_by_oracles() -> None:
+    beside = "(the coin test standardizes it by the oracles)"
+    of = {
+        "canaries": seen(),
+        "no coins": class_evidence(oracles=3),
+        "no oracles": evidence(oracles=0),
+        "neither": evidence(oracles=0, canaries=0),
+    }
+    said = {name: captions(made)["roc"] for name, made in of.items()}
+    assert [name for name, text in said.items() if beside in text] == ["canaries"]
+    deleted = [name for name, text in said.items() if text.startswith("Deleted canaries against never-used ones:")]
+    assert deleted == ["canaries", "no oracles"]
 
 
 # -- those who stay, and what publications report -------------------------------------------------------------------
