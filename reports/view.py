@@ -245,14 +245,14 @@ def _test(test: Outcome) -> dict[str, Any]:
         **{name: getattr(test, name) for name in ("name", "kind", "unit", "group", "required", "state", "sentence")},
         "label": shorten(test.name, LETTERS["label"]),
         "unit-label": shorten(test.unit, LETTERS["label"]),
-        "leak": numbers.limits(test.leak),
+        "leak": numbers.leak(test.leak),
         "tolerance": numbers.setting(test.tolerance),
         "mde": numbers.number(test.mde) if test.mde is not None else numbers.DASH,
         **{
             name: numbers.p_value(getattr(test, name))
             for name in ("p", "p_adjusted", "p_tolerance", "p_tolerance_adjusted", "original_p")
         },
-        "original": test.original and numbers.limits(test.original),
+        "original": test.original and numbers.leak(test.original),
         "quantities": [_quantity(quantity) for quantity in test.quantities],
     }
 
@@ -261,6 +261,8 @@ def _quantity(quantity: Quantity) -> dict[str, Any]:
     row = {"name": quantity.name, "unit": quantity.unit, "why": quantity.why, **numbers.limits(quantity)}
     if quantity.value is None:
         row["value"] = None
+    elif quantity.unit == "confidence" and 0 < quantity.value < numbers.SMALL and (quantity.high or 0) < numbers.SMALL:
+        row |= {"value": f"< {numbers.SMALL}", "low": None, "high": None}
     elif quantity.low is None and quantity.high is None:
         if quantity.name == "p" or quantity.name.startswith("p "):
             row["value"] = numbers.p_value(quantity.value)
@@ -397,6 +399,7 @@ def _stress(found: StressSets, images: int) -> dict[str, Any]:
         "method": [cells[one.name].average_gap.value if one.name in cells else None for one in sets],
         "floor": [cells[one.name].floor if one.name in cells else None for one in sets],
     }
+    pictured = found.hardest[:HARDEST]
     most = max((value for values in rows.values() for value in values if value is not None), default=0.0)
     return {
         "method": found.method,
@@ -432,9 +435,11 @@ def _stress(found: StressSets, images: int) -> dict[str, Any]:
                 "file": f"hard-{i}.png" if i < images else "",
                 "id": shorten(one.id, LETTERS["name"]),
                 "label": shorten(one.label, LETTERS["name"]),
-                "score": numbers.number(one.score),
+                "score": score,
             }
-            for i, one in enumerate(found.hardest[:HARDEST])
+            for i, (one, score) in enumerate(
+                zip(pictured, numbers.alike(*(one.score for one in pictured)), strict=True)
+            )
         ],
         "left-out": [shorten(why, LETTERS["fault"]) for why in found.left_out[:SETS]],
         "more": str(max(0, len(found.sets) - SETS) + max(0, len(found.left_out) - SETS)),

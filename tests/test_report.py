@@ -24,10 +24,11 @@ from pypdf import PdfReader, PdfWriter
 from safetensors.numpy import load, save
 from sample_result import FAULT, VARIANTS, Sample, outcome, sample
 
-from unlearnkit.reports import figures, numbers
+from unlearnkit.reports import card, figures, numbers
 from unlearnkit.reports.letterhead import Letterhead, language
 from unlearnkit.reports.pdf import attachments, render, write_report
 from unlearnkit.reports.pictures import shaded
+from unlearnkit.reports.view import as_printed
 from unlearnkit.result import (
     Collateral,
     Evidence,
@@ -747,6 +748,37 @@ def test_limits_share_their_decimals() -> None:
 
 
 # ---- figures ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_leak_below_the_third_decimal_is_said_to_lie_below_it() -> None:
+    tiny = Interval(-1.3e-7, 2.7e-7, 4.9e-7)
+    assert numbers.leak(tiny) == {"value": "< 0.001", "low": None, "high": None}
+    assert numbers.leak(dataclasses.replace(tiny, value=-1e-8))["value"] == "> −0.001"
+    for interval in (Interval(-0.02, 2.7e-7, 0.03), Interval(None, 2.7e-7, 4e-7), Interval(0.0, 0.0, 0.0)):
+        assert numbers.leak(interval) == numbers.limits(interval)
+    example = sample("class")
+    audited = Quantity("audited model", 3.1e-7, "confidence")
+    recognition = dataclasses.replace(example.result.tests[0], leak=tiny, quantities=(audited,))
+    changed = dataclasses.replace(example.result, tests=(recognition, *example.result.tests[1:]))
+    first, *rest = pages(render(changed, example.evidence))
+    assert "< 0.001 confidence" in first
+    assert "audited model < 0.001 confidence" in " ".join(rest)
+    assert "| < 0.001 confidence |".replace("<", "&lt;") in card.render(changed, example.evidence).decode()
+
+
+def test_scores_under_the_pictures_share_their_decimals() -> None:
+    example = pictured()
+    assert example.result.stress is not None
+    hardest = tuple(
+        dataclasses.replace(one, score=score)
+        for one, score in zip(example.result.stress.hardest, np.linspace(7.72e-6, 1.08e-5, 10).tolist(), strict=True)
+    )
+    stress = dataclasses.replace(example.result.stress, hardest=hardest)
+    arrays = figures.read_arrays(example.evidence)
+    view = as_printed(dataclasses.replace(example.result, stress=stress), Letterhead(), "", arrays)
+    scores = [one["score"] for one in view["stress"]["hardest"]]
+    assert (scores[0], scores[-1]) == ("0.0000077", "0.0000108")
+    assert {len(score) for score in scores} == {9}
 
 
 def drawn_words(drawing: bytes) -> list[str]:
