@@ -106,7 +106,7 @@ def as_printed(result: AuditResult, letterhead: Letterhead, audit: str, arrays: 
     saw = "" if method.saw is None else ", ".join(needs.get(need, need.replace("_", " ")) for need in method.saw)
     saw = words["nothing"] if method.saw == () else saw
     long = {"headline": verdict.headline, "why": " ".join(verdict.why), "mde": " ".join(verdict.mde)}
-    short = {name: shorten(text, LETTERS[name]) for name, text in long.items()}
+    short = {name: clauses(text, LETTERS[name]) for name, text in long.items()}
     shown = rows[: PAGE_ONE["tests"]]
     controls = sorted(result.controls, key=lambda control: control.passed)  # failed ones are never left out
     return {
@@ -153,6 +153,7 @@ def as_printed(result: AuditResult, letterhead: Letterhead, audit: str, arrays: 
             **short,
             **{name: shorten(body[name], LETTERS[name]) for name in ("battery", "tier")},
             "shortened": short != long,
+            "cut": {name: short[name] != text for name, text in long.items()},
             "organization": shorten(organization, LETTERS["organization"]),
             "contact": shorten(letterhead.contact, LETTERS["organization"]),
             "asked": shorten(request.sentence, LETTERS["asked"]),
@@ -496,6 +497,14 @@ def shorten(text: str, letters: int) -> str:
         return text
     cut = text[: letters - 1]
     return f"{cut.rsplit(' ', 1)[0] if ' ' in cut[letters // 2 :] else cut} …"
+
+
+def clauses(text: str, letters: int) -> str:
+    """The beginning of a long text, ended behind a sentence or a part of a list; where it has none so early, a word."""
+    if len(text) <= letters:
+        return text
+    ends = [found.start() for found in re.finditer(r"(?<=[.;])\s", text[: letters - 1])]
+    return f"{text[: ends[-1]].rstrip(';')} …" if ends and ends[-1] > letters // 3 else shorten(text, letters)
 
 
 def started(result: AuditResult) -> datetime:

@@ -28,7 +28,7 @@ from unlearnkit.reports import card, figures, numbers
 from unlearnkit.reports.letterhead import Letterhead, language
 from unlearnkit.reports.pdf import attachments, render, write_report
 from unlearnkit.reports.pictures import shaded
-from unlearnkit.reports.view import as_printed
+from unlearnkit.reports.view import as_printed, clauses
 from unlearnkit.result import (
     Collateral,
     Evidence,
@@ -566,6 +566,21 @@ def test_unusual_letters(text: str, shown: str) -> None:
     pdf = render(dataclasses.replace(example.result, verdict=verdict), example.evidence)
     first = plain(reader(pdf).pages[0].extract_text())
     assert shown in first or shown[::-1] in first  # extraction may turn letters that run from right to left
+
+
+def test_a_long_text_on_page_one_ends_with_a_whole_part_and_names_the_page_that_has_all() -> None:
+    example = sample("pass")
+    parts = [f"a margin shift of 0.{i}00 σ (Oracle rank, number {i})" for i in range(1, 9)]
+    mde = (f"Each test by itself finds, four times in five, {'; '.join(parts)}.", "Smaller traces can remain unseen.")
+    verdict = dataclasses.replace(example.result.verdict, mde=mde)
+    found = pages(render(dataclasses.replace(example.result, verdict=verdict), example.evidence))
+    assert re.search(r"\(Oracle rank, number [56]\) … \(in full on page 2\)", found[0])
+    assert "The verdict in full" in found[1]
+    assert " ".join(mde) in found[1]
+    assert "in full on page" not in pages_of("pass")[0]
+    assert clauses("One sentence. Another; and a third.", 30) == "One sentence. Another …"
+    assert clauses("A sentence without any such end", 20) == "A sentence without …"
+    assert clauses("Short.", 6) == "Short."
 
 
 def test_page_one_is_one_page() -> None:
