@@ -17,7 +17,7 @@ from typing import Any
 from unlearnkit.reports import figures
 from unlearnkit.reports.letterhead import Letterhead, logo_kind
 from unlearnkit.reports.pictures import png
-from unlearnkit.reports.view import as_printed, belongs, visible
+from unlearnkit.reports.view import as_printed, belongs, bound, visible
 from unlearnkit.result import AuditResult
 
 DASH = "–"
@@ -64,6 +64,10 @@ th, td { padding: 4px 8px 4px 0; vertical-align: top; overflow-wrap: break-word;
 td { border-bottom: 1px solid #d5d5d5; }
 td code { overflow-wrap: anywhere; }
 .numbers td:nth-child(n+2) { font-variant-numeric: tabular-nums; }
+.numbers td:nth-child(n+2), .numbers th:nth-child(n+2) { text-align: right; }
+.second td:nth-child(2), .second th:nth-child(2), .third td:nth-child(3), .third th:nth-child(3) { text-align: left; }
+.numbers td:nth-child(n+2), .numbers th:nth-child(n+2) { padding: 4px 0 4px 8px; }
+.shades td:nth-child(n+2), .shades th:nth-child(n+2) { text-align: center; }
 dl { display: grid; grid-template-columns: minmax(90px, 11em) minmax(0, 1fr); gap: 3px 12px; margin: 0.4em 0; }
 dd { margin: 0; }
 dl.words dt { color: #1d1d1d; font-weight: bold; }
@@ -85,7 +89,8 @@ dl.words dt { color: #1d1d1d; font-weight: bold; }
   table, tbody, tr, td { display: block; }
   thead { position: absolute; clip-path: inset(50%); height: 1px; width: 1px; overflow: hidden; }
   tr { border-bottom: 1px solid #1d1d1d; padding: 6px 0; }
-  td { border: 0; padding: 1px 0 1px 42%; position: relative; min-height: 1.5em; }
+  td { position: relative; min-height: 1.5em; }
+  td, .numbers td:nth-child(n+2) { border: 0; padding: 1px 0 1px 42%; text-align: left; }
   td::before { content: attr(data-label); position: absolute; left: 0; width: 40%; color: #5c5c5c; }
   td:first-child { font-weight: bold; padding-left: 0; }
   td:first-child::before { content: none; }
@@ -143,8 +148,8 @@ def render(result: AuditResult, evidence: bytes, letterhead: Letterhead | None =
 
 
 def _text(text: Any) -> str:
-    """A string as text: markup escaped, quotes too, invisible and steering characters shown."""
-    return html.escape(visible(str(text)), quote=True)
+    """A string as text: markup escaped, quotes too, invisible and steering characters shown, numbers kept whole."""
+    return html.escape(bound(visible(str(text))), quote=True)
 
 
 def _limits(span: dict[str, Any], words: dict[str, Any]) -> str:
@@ -434,7 +439,7 @@ class _Page:
                 f"<section><h3>{self.computed(t['name'])} {self.state(t['state'])}</h3>"
                 f"<p>{self.computed(t['sentence'])}</p>{self.pairs(facts)}</section>"
             )
-        table = self.table([words["heads"][name] for name in names], rows, "numbers")
+        table = self.table([words["heads"][name] for name in names], rows, "numbers second")
         return (
             f"<h2>{self.word('results')}</h2><p><small>{self.word('results-note')}</small></p>{table}\n"
             f"<h2>{self.word('each')}</h2>{''.join(each)}"
@@ -477,12 +482,12 @@ class _Page:
         found, words = self.view["individuals"], self.words
         if not found:
             return ""
-        share = self.around("individuals-share", f"{_text(found['limit'])} σ", f"<b>{_text(found['floor'])}</b>.")
+        share = self.around("individuals-share", f"{_text(found['limit'])}\u00a0σ", f"<b>{_text(found['floor'])}</b>.")
         rank = self.around("individuals-p", f"<i>{_text(words['heads']['p'])}</i>", f"{_text(found['p'])}.")
         flagged = self.around("individuals-flagged", f"<b>{_text(found['flagged'])}</b>.")
         fields = ("id", "z", "direction", "p_rank", "p_adjusted")
         rows = [[_text(one[name]) for name in fields] for one in found["worst"]]
-        table = self.table(words["individuals-heads"], rows, "numbers") if rows else ""
+        table = self.table(words["individuals-heads"], rows, "numbers third") if rows else ""
         assumed = self.computed(f"{found['assumes']}. {found['resolution']}")
         note = f"<p><small>{self.word('individuals-z')} {assumed}</small></p>"
         said = f"<p><b>{self.span(found['above'])}</b> {share} {rank} {flagged}</p>"
@@ -581,7 +586,7 @@ class _Page:
             ]
             heads = [*words["stress-measures-heads"], words["heads"]["p"]]
             note = f"<p><small>{self.word('stress-measures-note')}</small></p>"
-            parts.append(self.part(words["stress-measures"], note + self.table(heads, rows, "numbers")))
+            parts.append(self.part(words["stress-measures"], note + self.table(heads, rows, "numbers second")))
         if found["left-out"]:
             parts.append(self.part(words["stress-left-out"], self.list(map(self.computed, found["left-out"]))))
         if found["more"] != "0":
@@ -646,15 +651,16 @@ class _Page:
         words = self.words
         rows = [
             [
-                f"<b>{_text(row['source'])}</b>{'' if row['checked'] else ' ' + self.word('unchecked')}",
+                f"<b>{_text(row['source'])}</b>",
                 _text(row["asks"]),
                 f"{_text(row['answers'])}<br>{', '.join(f'<code>{_text(name)}</code>' for name in row['fields'])}",
                 _text(row["own"]),
             ]
             for row in words["mapping-list"]
         ]
+        read = "; ".join(row["source"] for row in words["mapping-list"] if row["checked"]) or DASH
         unchecked = any(not row["checked"] for row in words["mapping-list"])
-        note = f"<p><small>{self.word('unchecked-note')}</small></p>" if unchecked else ""
+        note = f"<p><small>{self.around('unchecked-note', f'{_text(read)}.')}</small></p>" if unchecked else ""
         return (
             f"<h2>{self.word('mapping')}</h2><p><small>{self.word('mapping-note')}</small></p>"
             f"{self.table(words['mapping-heads'], rows)}{note}"

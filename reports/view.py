@@ -523,6 +523,11 @@ def visible(text: str) -> str:
     return "".join(f"‹U+{ord(c):04X}›" if unicodedata.category(c)[0] == "C" else c for c in " ".join(text.split()))
 
 
+def bound(text: str) -> str:
+    """The same text whose lines end neither between a number and its % or σ nor behind a sign of comparison."""
+    return re.sub(r"(?<=\d) (?=[%σ])|(?<=\bp) (?=[=<>≤] )|(?<=[=<>≤]) (?=[−\d])", "\xa0", text)
+
+
 def walk(value: Any, change: Callable[[str], str]) -> Any:
     """The same nested value with every string changed."""
     if isinstance(value, str):

@@ -112,6 +112,17 @@ def test_only_a_verdict_that_passed_releases_the_model(variant: str) -> None:
     assert (released in german, withheld in german) == (passed, not passed)
 
 
+def test_no_line_ends_within_a_number_and_numbers_stand_right() -> None:
+    text = page("fail")
+    assert "&lt;\xa00.001" in text
+    assert "95\xa0% interval" in text
+    assert (
+        re.search(r"\d [%σ]|&[lg]t; \d", re.sub(r"<svg.*?</svg>|<style>.*?</style>", "", text, flags=re.DOTALL)) is None
+    )
+    assert ".numbers td:nth-child(n+2), .numbers th:nth-child(n+2) { text-align: right; }" in text
+    assert '<table class="numbers second">' in text
+
+
 def test_the_hardest_examples_are_images_within_the_file() -> None:
     example = pictured()
     assert example.result.stress is not None

@@ -350,7 +350,7 @@ def test_comparisons_stand_beside_their_floor() -> None:
         "Jensen-Shannon divergence of the outputs, nats From the oracles, on 104 requested examples; retrained models "
         "lie as far from one another as the range says. 0.0153 0.0192 0.0107 (0.0083 to 0.0155) 0.100"
     ) in found
-    assert "turn called the audited one. 4.33 4.35 0.25 (−0.41 to 1.77) 0.050" in found
+    assert "farther out than the number tells. 4.33 4.35 0.25 (−0.41 to 1.77) 0.050" in found
     assert "KLoM, 95th percentile, nats 32 unlearned against 32 retrained models;" in found
     assert "retrained against retrained ones. 3.01 – 1.98 –" in found
 
