@@ -189,8 +189,9 @@ class _Page:
         return " ".join(part for pair in pairs for part in pair if part)
 
     def computed(self, text: str) -> str:
-        """A sentence of the judge, in the language in which it was computed."""
-        return _text(text) if self.words["lang"] == "en" else f'<span lang="en">{_text(text)}</span>'
+        """A sentence of the judge, in the language in which it was computed unless the table of the page has it."""
+        known = self.words["lang"] == "en" or text in self.view["translated"]
+        return _text(text) if known else f'<span lang="en">{_text(text)}</span>'
 
     def state(self, state: str) -> str:
         return f'<span class="state {_text(state)}">{_text(self.words["states"][state])}</span>'
@@ -236,7 +237,7 @@ class _Page:
         if view["claim"] == "exact":
             settings += f'; <b class="CONSISTENT">{self.word("claim-exact")}</b>'
         if view["nonstandard"]:
-            listed = self.computed("; ".join(view["nonstandard"]))
+            listed = "; ".join(map(self.computed, view["nonstandard"]))
             settings += f'; <b class="INCONCLUSIVE">{self.word("nonstandard")}</b>: {listed}'
             settings += f' (<a href="#flags">{self.word("flags")}</a>)'
         notes = [words["computed-note"], words["own-words-note"] if view["own-words"] else ""]
@@ -352,7 +353,7 @@ class _Page:
         said = []
         if view["nonstandard"]:
             name, *rest = [_text(text) for text in self.words["nonstandard-full"]]
-            listed = self.computed("; ".join(view["nonstandard"]))
+            listed = "; ".join(map(self.computed, view["nonstandard"]))
             said.append(f"<b>{name}</b> {rest[0]} {_text(view['battery'])}. {rest[1]} {listed}. {rest[2]}")
         if view["claim"] == "exact":
             name, text = self.words["exact-full"]
@@ -704,7 +705,9 @@ class _Page:
             if canaries
             else [],
             "rules": [
-                *((f[name], view[name]) for name in ("battery", "tier", "claim", "significance", "power", "seed")),
+                *((f[name], view[name]) for name in ("battery", "tier")),
+                (f["claim"], view["claim-said"]),
+                *((f[name], view[name]) for name in ("significance", "power", "seed")),
                 *((f"{f['tolerance']} {name}", value) for name, value in view["tolerances"]),
             ],
             "environment": [(f.get(name, name), value) for name, value in view["environment"]],

@@ -6,8 +6,9 @@ import dataclasses
 import hashlib
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,8 @@ def as_printed(result: AuditResult, letterhead: Letterhead, audit: str, arrays: 
         result.oracles,
         result.canaries,
     )
-    rows = [_test(test) for test in tests]
+    say = Said(words["said"])
+    rows = [_test(test, say) for test in tests]
     needs = words["needs"]
     saw = "" if method.saw is None else ", ".join(needs.get(need, need.replace("_", " ")) for need in method.saw)
     saw = words["nothing"] if method.saw == () else saw
@@ -114,16 +116,17 @@ def as_printed(result: AuditResult, letterhead: Letterhead, audit: str, arrays: 
             name: body[name]
             for name in (
                 "battery",
-                "tier",
                 "claim",
-                "nonstandard",
                 "flags",
                 "controls",
-                "captions",
                 "verdict",
             )
         },
         "words": words,
+        "tier": say(result.tier),
+        "claim-said": say(result.claim),
+        "nonstandard": [say(text) for text in result.nonstandard],
+        "captions": {name: say(text) for name, text in result.captions.items()},
         "released": verdict.word in RELEASED,
         "organization": organization,
         "contact": letterhead.contact,
@@ -151,7 +154,8 @@ def as_printed(result: AuditResult, letterhead: Letterhead, audit: str, arrays: 
         "tests": rows,
         "brief": {
             **short,
-            **{name: shorten(body[name], LETTERS[name]) for name in ("battery", "tier")},
+            "battery": shorten(result.battery, LETTERS["battery"]),
+            "tier": shorten(say(result.tier), LETTERS["tier"]),
             "shortened": short != long,
             "cut": {name: short[name] != text for name, text in long.items()},
             "organization": shorten(organization, LETTERS["organization"]),
@@ -165,9 +169,9 @@ def as_printed(result: AuditResult, letterhead: Letterhead, audit: str, arrays: 
                 {"name": shorten(control.name, LETTERS["name"]), "passed": control.passed}
                 for control in controls[: PAGE_ONE["controls"]]
             ],
-            "captions": {name: shorten(text, LETTERS["caption"]) for name, text in result.captions.items()},
+            "captions": {name: shorten(say(text), LETTERS["caption"]) for name, text in result.captions.items()},
             "flags": shorten(", ".join(flag.name for flag in result.flags), LETTERS["flags"]),
-            "nonstandard": shorten("; ".join(result.nonstandard), LETTERS["nonstandard"]),
+            "nonstandard": shorten("; ".join(map(say, result.nonstandard)), LETTERS["nonstandard"]),
             "hashes": {
                 "audit": abbreviated(audit),
                 "model": abbreviated(result.model.audited_sha256),
@@ -185,7 +189,7 @@ def as_printed(result: AuditResult, letterhead: Letterhead, audit: str, arrays: 
         "request": {
             "id": request.id,
             "brief": shorten(request.id, LETTERS["id"]),
-            "kind": request.kind,
+            "kind": say(request.kind),
             "sentence": request.sentence,
             "forget": numbers.number(request.forget),
             "of": numbers.number(request.of),
@@ -238,14 +242,39 @@ def as_printed(result: AuditResult, letterhead: Letterhead, audit: str, arrays: 
             *([name, value] for name, value in body["environment"].items() if name != "seconds"),
             ["duration", numbers.seconds(result.environment.seconds)],
         ],
+        "translated": sorted(say.translated),
     }
 
 
-def _test(test: Outcome) -> dict[str, Any]:
+class Said:
+    """Short texts of the result in the language of the pages, by its table; what is not in it stays as it is.
+
+    `{}` in the table stands for any characters; a language keeps their order.
+    """
+
+    def __init__(self, table: Mapping[str, str]) -> None:
+        self.plain = {key: text for key, text in table.items() if "{}" not in key}
+        self.patterns = [(re.escape(key).replace(r"\{\}", "(.+)"), text) for key, text in table.items() if "{}" in key]
+        self.translated: set[str] = set()  # what it gave that is another text than it got
+
+    def __call__(self, text: str) -> str:
+        found = self.plain.get(text, text)
+        for pattern, into in self.patterns:
+            if text not in self.plain and (match := re.fullmatch(pattern, text)):
+                pairs = zip_longest(into.split("{}"), match.groups(), fillvalue="")
+                found = "".join(part for pair in pairs for part in pair)
+                break
+        if found != text:
+            self.translated.add(found)
+        return found
+
+
+def _test(test: Outcome, say: Said) -> dict[str, Any]:
     return {
-        **{name: getattr(test, name) for name in ("name", "kind", "unit", "group", "required", "state", "sentence")},
+        **{name: getattr(test, name) for name in ("name", "required", "state", "sentence")},
+        **{name: say(getattr(test, name)) for name in ("kind", "unit", "group")},
         "label": shorten(test.name, LETTERS["label"]),
-        "unit-label": shorten(test.unit, LETTERS["label"]),
+        "unit-label": shorten(say(test.unit), LETTERS["label"]),
         "leak": numbers.leak(test.leak),
         "tolerance": numbers.setting(test.tolerance),
         "mde": numbers.number(test.mde) if test.mde is not None else numbers.DASH,
@@ -254,12 +283,12 @@ def _test(test: Outcome) -> dict[str, Any]:
             for name in ("p", "p_adjusted", "p_tolerance", "p_tolerance_adjusted", "original_p")
         },
         "original": test.original and numbers.leak(test.original),
-        "quantities": [_quantity(quantity) for quantity in test.quantities],
+        "quantities": [_quantity(quantity, say) for quantity in test.quantities],
     }
 
 
-def _quantity(quantity: Quantity) -> dict[str, Any]:
-    row = {"name": quantity.name, "unit": quantity.unit, "why": quantity.why, **numbers.limits(quantity)}
+def _quantity(quantity: Quantity, say: Said) -> dict[str, Any]:
+    row = {"name": say(quantity.name), "unit": say(quantity.unit), "why": quantity.why, **numbers.limits(quantity)}
     if quantity.value is None:
         row["value"] = None
     elif quantity.unit == "confidence" and 0 < quantity.value < numbers.SMALL and (quantity.high or 0) < numbers.SMALL:
