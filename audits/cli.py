@@ -432,13 +432,18 @@ def report(
         Path | None,
         typer.Option(help="A TOML file with your organization, contact, logo, language and words.", show_default=False),
     ] = None,
+    language: Annotated[
+        str | None,
+        typer.Option(help="en or de, before the language of the organization's file.", show_default=False),
+    ] = None,
 ) -> None:
     """Write the report from a result file and its evidence; the same files give the same bytes."""
-    from unlearnkit.reports.letterhead import read_letterhead
+    from unlearnkit.reports.letterhead import Letterhead, read_letterhead, speaking
     from unlearnkit.reports.pdf import write_report
 
     check_file(target, "with --output")
-    write_report(result, target, None if organization is None else read_letterhead(organization))
+    letterhead = Letterhead() if organization is None else read_letterhead(organization)
+    write_report(result, target, letterhead if language is None else speaking(letterhead, language))
     console.print(f"report: {target}", markup=False, highlight=False, soft_wrap=True)
 
 

@@ -6,6 +6,7 @@ FAIL; a row that is far out is there to be read, and single examples that stand 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -26,12 +27,14 @@ from unlearnkit.audits.statistics.resurrection import resurrection
 from unlearnkit.audits.statistics.roc import auc
 from unlearnkit.audits.statistics.sampling import evenly
 from unlearnkit.audits.statistics.swap import swap_test
+from unlearnkit.audits.words import number
 from unlearnkit.result import Collateral, Comparison, GroupGap, Individual, Individuals, Interval
 
 LIMIT = 3.0  # standard deviations between oracles beyond which an example is counted
 NAMED = 10  # worst-off examples that are named
 SPLITS = 10  # of the oracles, for the floors of ensemble scores
 MOST_BOUNDED = 200  # examples whose own ε is bounded
+AT_CEILING = 0.99  # share of the largest possible value from which a model is said to stand at it
 LEAST_MODELS = 6  # of a kind, for scores of many models: a half of them must still show a spread
 
 
@@ -60,7 +63,8 @@ def comparisons(evidence: Evidence, plan: Plan) -> tuple[Comparison, ...]:
             oracles=spread(kernel.floor),
             p=kernel.p,
             original=margins["original"].statistic,
-            sentence=f"The pattern of all {rows.size:,} margins at once, each model in turn called the audited one.",
+            sentence=f"The pattern of all {rows.size:,} margins at once, each model in turn called the audited one. "
+            + _ceiling({t: found.statistic for t, found in margins.items()}, evidence.oracles),
         )
     )
     shares = {target: _accuracies(evidence, target) for target in ("audited", "original")}
@@ -69,6 +73,22 @@ def comparisons(evidence: Evidence, plan: Plan) -> tuple[Comparison, ...]:
         found.append(_row(name, gap(shares["audited"]), gap(shares["original"]), about))
     found += [*_retained(evidence, plan), *_published(evidence, plan), *_probed(evidence, plan), *_swap(evidence, plan)]
     return tuple(rounded(row) for row in (*found, *_ensemble(evidence, plan)))
+
+
+def _ceiling(statistics: Mapping[str, float], oracles: int) -> str:
+    """The largest value that one model among `oracles` + 1 can have, and which models stand there.
+
+    The largest of n + 1 numbers lies at most sqrt(n) of their standard deviations above their mean, which it does where
+    all others are equal (Samuelson 1968).
+    """
+    largest = math.sqrt(oracles)
+    names = {"audited": "the unlearned model", "original": "the original"}
+    there = [names[target] for target, value in statistics.items() if value >= AT_CEILING * largest]
+    said = f"With {oracles} oracles no value can exceed {number(largest)}"
+    if there:
+        verb = "stand" if len(there) > 1 else "stands"
+        said += f"; {' and '.join(there)} {verb} there, and may be farther out than the number tells"
+    return f"{said}."
 
 
 def _ranked(name: str, unit: str, values: FloatArray, original: float, sentence: str, plan: Plan) -> Comparison:
@@ -137,7 +157,7 @@ def _swap(evidence: Evidence, plan: Plan) -> tuple[Comparison, ...]:
     interval = found.advantage
     limits = "without limits: all pairs agree"
     if interval.low is not None and interval.high is not None:
-        limits = f"at {plan.confidence * 100:g}\u00a0% confidence {interval.low:.3g} to {interval.high:.3g}"
+        limits = f"at {plan.confidence * 100:g}\u00a0% confidence {number(interval.low)} to {number(interval.high)}"
     sentence = (
         f"{found.pairs} pairs of models; of each, one was trained on one half of {rows.size:,} requested examples and "
         f"forgot it, the other on the other half. How well the margins tell the forgotten half, −1 to 1: {limits}. "

@@ -157,10 +157,12 @@ def canary_record(case: Case, wanted: Demand) -> CanaryRecord | None:
 def captions(evidence: Evidence) -> dict[str, str]:
     """What the figures show; they say whose curves are drawn, which the evidence decides."""
     design = coin_design(evidence)
-    pair = "Requested examples against held-out ones"
+    pair, beside = "Requested examples against held-out ones", ""
     if design is not None and design.exact:
         pair = "Deleted canaries against never-used ones"
+        if evidence.oracles:
+            beside = " (the coin test standardizes it by the oracles)"
     return {
-        "roc": f"{pair}: one threshold on the plain margin (the coin test standardizes it by the oracles).",
+        "roc": f"{pair}: one threshold on the plain margin{beside}.",
         "margins": "Margin φ of the requested examples, and of held-out twins under the audited model.",
     }

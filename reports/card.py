@@ -79,8 +79,8 @@ def _section(view: dict[str, Any]) -> str:
     rows = []
     for test in view["tests"]:
         leak, (low, high) = test["leak"], words["unlimited"]
-        limits = f"{leak['low'] or low} {words['to']} {leak['high'] or high}"
-        cells = [test["name"], states[test["state"]], f"{leak['value']} ({limits}) {test['unit']}"]
+        limits = f" ({leak['low'] or low} {words['to']} {leak['high'] or high})" if leak["low"] or leak["high"] else ""
+        cells = [test["name"], states[test["state"]], f"{leak['value']}{limits} {test['unit']}"]
         rows.append([*cells, test["tolerance"], test["mde"]])
     table = [heads, *rows]
     lines = [

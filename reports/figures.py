@@ -358,7 +358,8 @@ def _label(ax: Axes, curves: Sequence[tuple[Any, Any, str, str]], obstacles: Seq
         beside = (abs(ink[:, 0] - cx[..., None]) < half_x + 1) & (abs(ink[:, 1] - cy[..., None]) < half_y + 1)
         price = 9 * beside.sum(axis=-1) + 1.6 * gap - 0.004 * y
         price += 20 * (np.maximum(0, frame.x0 - cx + half_x) + np.maximum(0, cx + half_x - frame.x1))
-        price += 20 * (np.maximum(0, frame.y0 + 1 - cy + half_y) + np.maximum(0, cy + half_y - frame.y1))
+        price += 100 * np.maximum(0, frame.y0 + 1 - cy + half_y)  # below the axis stand its numbers
+        price += 20 * np.maximum(0, cy + half_y - frame.y1)
         for bx, by, w, h in boxes:
             price += 500 * ((abs(cx - bx) < half_x + w) & (abs(cy - by) < half_y + h))
             for part in (0.0, 0.15, 0.3, 0.45, 0.6, 0.75):  # the hairline must not run through another name

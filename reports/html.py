@@ -17,7 +17,7 @@ from typing import Any
 from unlearnkit.reports import figures
 from unlearnkit.reports.letterhead import Letterhead, logo_kind
 from unlearnkit.reports.pictures import png
-from unlearnkit.reports.view import as_printed, belongs, visible
+from unlearnkit.reports.view import as_printed, belongs, bound, visible
 from unlearnkit.result import AuditResult
 
 DASH = "–"
@@ -64,6 +64,10 @@ th, td { padding: 4px 8px 4px 0; vertical-align: top; overflow-wrap: break-word;
 td { border-bottom: 1px solid #d5d5d5; }
 td code { overflow-wrap: anywhere; }
 .numbers td:nth-child(n+2) { font-variant-numeric: tabular-nums; }
+.numbers td:nth-child(n+2), .numbers th:nth-child(n+2) { text-align: right; }
+.second td:nth-child(2), .second th:nth-child(2), .third td:nth-child(3), .third th:nth-child(3) { text-align: left; }
+.numbers td:nth-child(n+2), .numbers th:nth-child(n+2) { padding: 4px 0 4px 8px; }
+.shades td:nth-child(n+2), .shades th:nth-child(n+2) { text-align: center; }
 dl { display: grid; grid-template-columns: minmax(90px, 11em) minmax(0, 1fr); gap: 3px 12px; margin: 0.4em 0; }
 dd { margin: 0; }
 dl.words dt { color: #1d1d1d; font-weight: bold; }
@@ -85,7 +89,8 @@ dl.words dt { color: #1d1d1d; font-weight: bold; }
   table, tbody, tr, td { display: block; }
   thead { position: absolute; clip-path: inset(50%); height: 1px; width: 1px; overflow: hidden; }
   tr { border-bottom: 1px solid #1d1d1d; padding: 6px 0; }
-  td { border: 0; padding: 1px 0 1px 42%; position: relative; min-height: 1.5em; }
+  td { position: relative; min-height: 1.5em; }
+  td, .numbers td:nth-child(n+2) { border: 0; padding: 1px 0 1px 42%; text-align: left; }
   td::before { content: attr(data-label); position: absolute; left: 0; width: 40%; color: #5c5c5c; }
   td:first-child { font-weight: bold; padding-left: 0; }
   td:first-child::before { content: none; }
@@ -143,8 +148,8 @@ def render(result: AuditResult, evidence: bytes, letterhead: Letterhead | None =
 
 
 def _text(text: Any) -> str:
-    """A string as text: markup escaped, quotes too, invisible and steering characters shown."""
-    return html.escape(visible(str(text)), quote=True)
+    """A string as text: markup escaped, quotes too, invisible and steering characters shown, numbers kept whole."""
+    return html.escape(bound(visible(str(text))), quote=True)
 
 
 def _limits(span: dict[str, Any], words: dict[str, Any]) -> str:
@@ -184,8 +189,9 @@ class _Page:
         return " ".join(part for pair in pairs for part in pair if part)
 
     def computed(self, text: str) -> str:
-        """A sentence of the judge, in the language in which it was computed."""
-        return _text(text) if self.words["lang"] == "en" else f'<span lang="en">{_text(text)}</span>'
+        """A sentence of the judge, in the language in which it was computed unless the table of the page has it."""
+        known = self.words["lang"] == "en" or text in self.view["translated"]
+        return _text(text) if known else f'<span lang="en">{_text(text)}</span>'
 
     def state(self, state: str) -> str:
         return f'<span class="state {_text(state)}">{_text(self.words["states"][state])}</span>'
@@ -231,7 +237,7 @@ class _Page:
         if view["claim"] == "exact":
             settings += f'; <b class="CONSISTENT">{self.word("claim-exact")}</b>'
         if view["nonstandard"]:
-            listed = self.computed("; ".join(view["nonstandard"]))
+            listed = "; ".join(map(self.computed, view["nonstandard"]))
             settings += f'; <b class="INCONCLUSIVE">{self.word("nonstandard")}</b>: {listed}'
             settings += f' (<a href="#flags">{self.word("flags")}</a>)'
         notes = [words["computed-note"], words["own-words-note"] if view["own-words"] else ""]
@@ -347,7 +353,7 @@ class _Page:
         said = []
         if view["nonstandard"]:
             name, *rest = [_text(text) for text in self.words["nonstandard-full"]]
-            listed = self.computed("; ".join(view["nonstandard"]))
+            listed = "; ".join(map(self.computed, view["nonstandard"]))
             said.append(f"<b>{name}</b> {rest[0]} {_text(view['battery'])}. {rest[1]} {listed}. {rest[2]}")
         if view["claim"] == "exact":
             name, text = self.words["exact-full"]
@@ -434,7 +440,7 @@ class _Page:
                 f"<section><h3>{self.computed(t['name'])} {self.state(t['state'])}</h3>"
                 f"<p>{self.computed(t['sentence'])}</p>{self.pairs(facts)}</section>"
             )
-        table = self.table([words["heads"][name] for name in names], rows, "numbers")
+        table = self.table([words["heads"][name] for name in names], rows, "numbers second")
         return (
             f"<h2>{self.word('results')}</h2><p><small>{self.word('results-note')}</small></p>{table}\n"
             f"<h2>{self.word('each')}</h2>{''.join(each)}"
@@ -477,13 +483,13 @@ class _Page:
         found, words = self.view["individuals"], self.words
         if not found:
             return ""
-        share = self.around("individuals-share", f"{_text(found['limit'])} σ", f"<b>{_text(found['floor'])}</b>.")
+        share = self.around("individuals-share", f"{_text(found['limit'])}\u00a0σ", f"<b>{_text(found['floor'])}</b>.")
         rank = self.around("individuals-p", f"<i>{_text(words['heads']['p'])}</i>", f"{_text(found['p'])}.")
         flagged = self.around("individuals-flagged", f"<b>{_text(found['flagged'])}</b>.")
         fields = ("id", "z", "direction", "p_rank", "p_adjusted")
         shown = [{**one, "direction": words["directions"][one["direction"]]} for one in found["worst"]]
         rows = [[_text(one[name]) for name in fields] for one in shown]
-        table = self.table(words["individuals-heads"], rows, "numbers") if rows else ""
+        table = self.table(words["individuals-heads"], rows, "numbers third") if rows else ""
         assumed = self.computed(f"{found['assumes']}. {found['resolution']}")
         note = f"<p><small>{self.word('individuals-z')} {assumed}</small></p>"
         said = f"<p><b>{self.span(found['above'])}</b> {share} {rank} {flagged}</p>"
@@ -582,7 +588,7 @@ class _Page:
             ]
             heads = [*words["stress-measures-heads"], words["heads"]["p"]]
             note = f"<p><small>{self.word('stress-measures-note')}</small></p>"
-            parts.append(self.part(words["stress-measures"], note + self.table(heads, rows, "numbers")))
+            parts.append(self.part(words["stress-measures"], note + self.table(heads, rows, "numbers second")))
         if found["left-out"]:
             parts.append(self.part(words["stress-left-out"], self.list(map(self.computed, found["left-out"]))))
         if found["more"] != "0":
@@ -647,15 +653,16 @@ class _Page:
         words = self.words
         rows = [
             [
-                f"<b>{_text(row['source'])}</b>{'' if row['checked'] else ' ' + self.word('unchecked')}",
+                f"<b>{_text(row['source'])}</b>",
                 _text(row["asks"]),
                 f"{_text(row['answers'])}<br>{', '.join(f'<code>{_text(name)}</code>' for name in row['fields'])}",
                 _text(row["own"]),
             ]
             for row in words["mapping-list"]
         ]
+        read = "; ".join(row["source"] for row in words["mapping-list"] if row["checked"]) or DASH
         unchecked = any(not row["checked"] for row in words["mapping-list"])
-        note = f"<p><small>{self.word('unchecked-note')}</small></p>" if unchecked else ""
+        note = f"<p><small>{self.around('unchecked-note', f'{_text(read)}.')}</small></p>" if unchecked else ""
         return (
             f"<h2>{self.word('mapping')}</h2><p><small>{self.word('mapping-note')}</small></p>"
             f"{self.table(words['mapping-heads'], rows)}{note}"
@@ -699,7 +706,9 @@ class _Page:
             if canaries
             else [],
             "rules": [
-                *((f[name], view[name]) for name in ("battery", "tier", "claim", "significance", "power", "seed")),
+                *((f[name], view[name]) for name in ("battery", "tier")),
+                (f["claim"], view["claim-said"]),
+                *((f[name], view[name]) for name in ("significance", "power", "seed")),
                 *((f"{f['tolerance']} {name}", value) for name, value in view["tolerances"]),
             ],
             "environment": [(f.get(name, name), value) for name, value in view["environment"]],
@@ -743,6 +752,5 @@ class _Page:
 
     def signature(self) -> str:
         lines = "".join(f"<div>{_text(name)}</div>" for name in self.words["signature-lines"])
-        return (
-            f'<h2>{self.word("signature")}</h2><p>{self.word("signature-note")}</p>\n<div class="lines">{lines}</div>'
-        )
+        said = self.word("signature-note" if self.view["released"] else "signature-withheld")
+        return f'<h2>{self.word("signature")}</h2><p>{said}</p>\n<div class="lines">{lines}</div>'

@@ -12,7 +12,7 @@ import binascii
 import functools
 import json
 import tomllib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +87,16 @@ def read_letterhead(path: Path) -> Letterhead:
     if not isinstance(logo, str):
         raise UsageError(f"{path}: logo: must name a file, got {logo!r}")
     return _letterhead(body, read_file(path.parent / logo) if logo else b"", str(path))
+
+
+def speaking(letterhead: Letterhead, name: str) -> Letterhead:
+    """The same organization in one of LANGUAGES. Own words were written for the language that they replace, and
+    are left out where another one is asked for."""
+    if name not in LANGUAGES:
+        raise UsageError(f"--language: must be one of {', '.join(LANGUAGES)}, got {name!r}{nearest(name, LANGUAGES)}")
+    if name == letterhead.table()["lang"]:
+        return letterhead
+    return replace(letterhead, language=name, words={})
 
 
 def logo_kind(logo: bytes) -> str:

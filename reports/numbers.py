@@ -11,6 +11,7 @@ from unlearnkit.result import Interval, Quantity
 
 DASH = "–"
 DIGITS = 3  # significant digits of everything measured
+SMALL = 0.001  # below it a leak is said to lie below it
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -64,8 +65,8 @@ def p_value(value: float | None) -> str:
     """Three decimals, never 0.000 and never a rounded 1."""
     if value is None:
         return DASH
-    if value < 0.001:
-        return "< 0.001"
+    if value < SMALL:
+        return f"< {SMALL}"
     if 0.999 < value < 1:
         return "> 0.999"
     return f"{value:.3f}" if value < 1 else "1"
@@ -84,6 +85,14 @@ def limits(interval: Interval | Quantity) -> dict[str, Any]:
         "low": None if interval.low is None else fixed(interval.low, places),
         "high": None if interval.high is None else fixed(interval.high, places),
     }
+
+
+def leak(interval: Interval | Quantity) -> dict[str, Any]:
+    """The same of what a test measures; where value and limits all lie below the third decimal, that it does."""
+    ends = (interval.low, interval.value, interval.high)
+    if interval.value and all(end is not None and abs(end) < SMALL for end in ends):
+        return {"value": f"< {SMALL}" if interval.value > 0 else f"> −{SMALL}", "low": None, "high": None}
+    return limits(interval)
 
 
 def literal(value: Any) -> str:

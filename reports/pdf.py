@@ -32,6 +32,7 @@ from unlearnkit.reports.view import (
     PAGE_ONE,
     as_printed,
     belongs,
+    bound,
     read_audit,
     row_height,
     started,
@@ -167,7 +168,7 @@ def _printable(view: dict[str, Any]) -> dict[str, Any]:
 
     def clean(text: str) -> str:
         text = "".join(f"‹U+{ord(c):04X}›" if c in missing else c for c in visible(text))
-        return re.sub(r"(?<=\d) (?=[%σ])|(?<=\bp) (?=[=<>≤] \d)|(?<=\bp [=<>≤]) (?=\d)", "\xa0", text)
+        return bound(text)
 
     def show(text: str) -> str:
         if re.fullmatch(r"[0-9a-f]{64}", text):

@@ -6,8 +6,9 @@ import dataclasses
 import hashlib
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ PAGE_ONE = {"tests": 10, "controls": 6}  # how many of them
 CLASSES = 15  # rows of their table, and of the list of failed retrainings
 SETS = 10  # columns of the picture of other sets
 HARDEST = 10  # examples of one of them
+RELEASED = ("PASS", "CONSISTENT")  # verdicts on whose ground the signer may release the model
 RATES = ("UA", "RA", "TA")
 LETTERS = {  # on page one; the pages behind it have the full text
     "organization": 90,
@@ -100,12 +102,13 @@ def as_printed(result: AuditResult, letterhead: Letterhead, audit: str, arrays: 
         result.oracles,
         result.canaries,
     )
-    rows = [_test(test) for test in tests]
+    say = Said(words["said"])
+    rows = [_test(test, say) for test in tests]
     needs = words["needs"]
     saw = "" if method.saw is None else ", ".join(needs.get(need, need.replace("_", " ")) for need in method.saw)
     saw = words["nothing"] if method.saw == () else saw
     long = {"headline": verdict.headline, "why": " ".join(verdict.why), "mde": " ".join(verdict.mde)}
-    short = {name: shorten(text, LETTERS[name]) for name, text in long.items()}
+    short = {name: clauses(text, LETTERS[name]) for name, text in long.items()}
     shown = rows[: PAGE_ONE["tests"]]
     controls = sorted(result.controls, key=lambda control: control.passed)  # failed ones are never left out
     return {
@@ -113,16 +116,18 @@ def as_printed(result: AuditResult, letterhead: Letterhead, audit: str, arrays: 
             name: body[name]
             for name in (
                 "battery",
-                "tier",
                 "claim",
-                "nonstandard",
                 "flags",
                 "controls",
-                "captions",
                 "verdict",
             )
         },
         "words": words,
+        "tier": say(result.tier),
+        "claim-said": say(result.claim),
+        "nonstandard": [say(text) for text in result.nonstandard],
+        "captions": {name: say(text) for name, text in result.captions.items()},
+        "released": verdict.word in RELEASED,
         "organization": organization,
         "contact": letterhead.contact,
         "logo": f"logo.{logo_kind(letterhead.logo)}" if letterhead.logo else "",
@@ -149,8 +154,10 @@ def as_printed(result: AuditResult, letterhead: Letterhead, audit: str, arrays: 
         "tests": rows,
         "brief": {
             **short,
-            **{name: shorten(body[name], LETTERS[name]) for name in ("battery", "tier")},
+            "battery": shorten(result.battery, LETTERS["battery"]),
+            "tier": shorten(say(result.tier), LETTERS["tier"]),
             "shortened": short != long,
+            "cut": {name: short[name] != text for name, text in long.items()},
             "organization": shorten(organization, LETTERS["organization"]),
             "contact": shorten(letterhead.contact, LETTERS["organization"]),
             "asked": shorten(request.sentence, LETTERS["asked"]),
@@ -162,9 +169,9 @@ def as_printed(result: AuditResult, letterhead: Letterhead, audit: str, arrays: 
                 {"name": shorten(control.name, LETTERS["name"]), "passed": control.passed}
                 for control in controls[: PAGE_ONE["controls"]]
             ],
-            "captions": {name: shorten(text, LETTERS["caption"]) for name, text in result.captions.items()},
+            "captions": {name: shorten(say(text), LETTERS["caption"]) for name, text in result.captions.items()},
             "flags": shorten(", ".join(flag.name for flag in result.flags), LETTERS["flags"]),
-            "nonstandard": shorten("; ".join(result.nonstandard), LETTERS["nonstandard"]),
+            "nonstandard": shorten("; ".join(map(say, result.nonstandard)), LETTERS["nonstandard"]),
             "hashes": {
                 "audit": abbreviated(audit),
                 "model": abbreviated(result.model.audited_sha256),
@@ -182,7 +189,7 @@ def as_printed(result: AuditResult, letterhead: Letterhead, audit: str, arrays: 
         "request": {
             "id": request.id,
             "brief": shorten(request.id, LETTERS["id"]),
-            "kind": request.kind,
+            "kind": say(request.kind),
             "sentence": request.sentence,
             "forget": numbers.number(request.forget),
             "of": numbers.number(request.of),
@@ -235,30 +242,57 @@ def as_printed(result: AuditResult, letterhead: Letterhead, audit: str, arrays: 
             *([name, value] for name, value in body["environment"].items() if name != "seconds"),
             ["duration", numbers.seconds(result.environment.seconds)],
         ],
+        "translated": sorted(say.translated),
     }
 
 
-def _test(test: Outcome) -> dict[str, Any]:
+class Said:
+    """Short texts of the result in the language of the pages, by its table; what is not in it stays as it is.
+
+    `{}` in the table stands for any characters; a language keeps their order.
+    """
+
+    def __init__(self, table: Mapping[str, str]) -> None:
+        self.plain = {key: text for key, text in table.items() if "{}" not in key}
+        self.patterns = [(re.escape(key).replace(r"\{\}", "(.+)"), text) for key, text in table.items() if "{}" in key]
+        self.translated: set[str] = set()  # what it gave that is another text than it got
+
+    def __call__(self, text: str) -> str:
+        found = self.plain.get(text, text)
+        for pattern, into in self.patterns:
+            if text not in self.plain and (match := re.fullmatch(pattern, text)):
+                pairs = zip_longest(into.split("{}"), match.groups(), fillvalue="")
+                found = "".join(part for pair in pairs for part in pair)
+                break
+        if found != text:
+            self.translated.add(found)
+        return found
+
+
+def _test(test: Outcome, say: Said) -> dict[str, Any]:
     return {
-        **{name: getattr(test, name) for name in ("name", "kind", "unit", "group", "required", "state", "sentence")},
+        **{name: getattr(test, name) for name in ("name", "required", "state", "sentence")},
+        **{name: say(getattr(test, name)) for name in ("kind", "unit", "group")},
         "label": shorten(test.name, LETTERS["label"]),
-        "unit-label": shorten(test.unit, LETTERS["label"]),
-        "leak": numbers.limits(test.leak),
+        "unit-label": shorten(say(test.unit), LETTERS["label"]),
+        "leak": numbers.leak(test.leak),
         "tolerance": numbers.setting(test.tolerance),
         "mde": numbers.number(test.mde) if test.mde is not None else numbers.DASH,
         **{
             name: numbers.p_value(getattr(test, name))
             for name in ("p", "p_adjusted", "p_tolerance", "p_tolerance_adjusted", "original_p")
         },
-        "original": test.original and numbers.limits(test.original),
-        "quantities": [_quantity(quantity) for quantity in test.quantities],
+        "original": test.original and numbers.leak(test.original),
+        "quantities": [_quantity(quantity, say) for quantity in test.quantities],
     }
 
 
-def _quantity(quantity: Quantity) -> dict[str, Any]:
-    row = {"name": quantity.name, "unit": quantity.unit, "why": quantity.why, **numbers.limits(quantity)}
+def _quantity(quantity: Quantity, say: Said) -> dict[str, Any]:
+    row = {"name": say(quantity.name), "unit": say(quantity.unit), "why": quantity.why, **numbers.limits(quantity)}
     if quantity.value is None:
         row["value"] = None
+    elif quantity.unit == "confidence" and 0 < quantity.value < numbers.SMALL and (quantity.high or 0) < numbers.SMALL:
+        row |= {"value": f"< {numbers.SMALL}", "low": None, "high": None}
     elif quantity.low is None and quantity.high is None:
         if quantity.name == "p" or quantity.name.startswith("p "):
             row["value"] = numbers.p_value(quantity.value)
@@ -395,6 +429,7 @@ def _stress(found: StressSets, images: int) -> dict[str, Any]:
         "method": [cells[one.name].average_gap.value if one.name in cells else None for one in sets],
         "floor": [cells[one.name].floor if one.name in cells else None for one in sets],
     }
+    pictured = found.hardest[:HARDEST]
     most = max((value for values in rows.values() for value in values if value is not None), default=0.0)
     return {
         "method": found.method,
@@ -430,9 +465,11 @@ def _stress(found: StressSets, images: int) -> dict[str, Any]:
                 "file": f"hard-{i}.png" if i < images else "",
                 "id": shorten(one.id, LETTERS["name"]),
                 "label": shorten(one.label, LETTERS["name"]),
-                "score": numbers.number(one.score),
+                "score": score,
             }
-            for i, one in enumerate(found.hardest[:HARDEST])
+            for i, (one, score) in enumerate(
+                zip(pictured, numbers.alike(*(one.score for one in pictured)), strict=True)
+            )
         ],
         "left-out": [shorten(why, LETTERS["fault"]) for why in found.left_out[:SETS]],
         "more": str(max(0, len(found.sets) - SETS) + max(0, len(found.left_out) - SETS)),
@@ -492,6 +529,14 @@ def shorten(text: str, letters: int) -> str:
     return f"{cut.rsplit(' ', 1)[0] if ' ' in cut[letters // 2 :] else cut} …"
 
 
+def clauses(text: str, letters: int) -> str:
+    """The beginning of a long text, ended behind a sentence or a part of a list; where it has none so early, a word."""
+    if len(text) <= letters:
+        return text
+    ends = [found.start() for found in re.finditer(r"(?<=[.;])\s", text[: letters - 1])]
+    return f"{text[: ends[-1]].rstrip(';')} …" if ends and ends[-1] > letters // 3 else shorten(text, letters)
+
+
 def started(result: AuditResult) -> datetime:
     """When the audit began, in UTC."""
     try:
@@ -506,6 +551,11 @@ def started(result: AuditResult) -> datetime:
 def visible(text: str) -> str:
     """A text whose invisible and steering characters show as ‹U+202E›, and whose white space is single spaces."""
     return "".join(f"‹U+{ord(c):04X}›" if unicodedata.category(c)[0] == "C" else c for c in " ".join(text.split()))
+
+
+def bound(text: str) -> str:
+    """The same text whose lines end neither between a number and its % or σ nor behind a sign of comparison."""
+    return re.sub(r"(?<=\d) (?=[%σ])|(?<=\bp) (?=[=<>≤] )|(?<=[=<>≤]) (?=[−\d])", "\xa0", text)
 
 
 def walk(value: Any, change: Callable[[str], str]) -> Any:

@@ -79,6 +79,7 @@ def _view(result: WorstCase, labels: Sequence[int]) -> dict[str, Any]:
     beside = {m: float(np.mean([gaps[m, name] for name in others])) if others else None for m in result.methods}
     most = max(value for value in (*gaps.values(), 0.0))
     first = result.searches[0]
+    scores = numbers.alike(*first.scores[: len(labels)])
     return {
         "evidence": result.evidence.file,
         "command": result.command,
@@ -102,7 +103,7 @@ def _view(result: WorstCase, labels: Sequence[int]) -> dict[str, Any]:
                 "file": f"hard-{i}.png",
                 "id": first.ids[i],
                 "label": result.data.classes[label],
-                "score": numbers.number(first.scores[i]),
+                "score": scores[i],
             }
             for i, label in enumerate(labels)
         ],

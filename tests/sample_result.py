@@ -247,7 +247,9 @@ def _comparisons() -> tuple[Comparison, ...]:
             Interval(-0.407717982, 0.248293399, 1.77311876, 0.9),
             0.05,
             4.35486375,
-            "The pattern of all 104 margins at once, each model in turn called the audited one.",
+            "The pattern of all 104 margins at once, each model in turn called the audited one. With 19 oracles no "
+            "value can exceed 4.36; the unlearned model and the original stand there, and may be farther out than the "
+            "number tells.",
         ),
         Comparison(
             "Tug of war (ToW)",
@@ -359,7 +361,7 @@ def _stress() -> StressSets:
         floor=0.31,
         hardest_set=names[0],
         hardest=tuple(HardExample(f"digits/{i:04d}", str(i), 4.2 - 0.3 * i) for i in range(10)),
-        unit="mean out-of-sample loss",
+        unit="mean out-of-sample loss (the largest first)",
         sentences=("SalUn: average gap 22.4\u00a0points on the highest out-of-sample loss, 13.4 on random sets.",),
         left_out=("a whole class: the test is for examples",),
     )
@@ -461,9 +463,9 @@ def _fail() -> tuple[AuditResult, bytes]:
             ),
         ),
         captions={
-            "roc": "Telling the 144 deleted examples from 104 held-out twins by the RMIA score; band: smallest to "
-            "largest of 19 oracles.",
-            "margins": "Margin of the 104 requested examples under each model; band: each of the 19 oracles by itself.",
+            "roc": "Deleted canaries against never-used ones: one threshold on the plain margin (the coin test "
+            "standardizes it by the oracles).",
+            "margins": "Margin φ of the requested examples, and of held-out twins under the audited model.",
         },
         evidence=Evidence("audit.evidence.safetensors", ""),
         environment=Environment(

@@ -369,6 +369,11 @@ def test_the_same_result_gives_the_same_report(audited, capsys, monkeypatch, tmp
     page, ours = tmp_path / "report.html", ("--organization", str(tmp_path / "ours.toml"))
     assert run(capsys, monkeypatch, "report", str(folder / "out" / "audit.json"), "-o", str(page), *ours)[0] == 0
     assert "Hat das Modell vergessen?" in page.read_text()
+    said = str(folder / "out" / "audit.json"), "-o", str(page), *ours, "--language"
+    assert run(capsys, monkeypatch, "report", *said, "en")[0] == 0
+    assert "Did the model forget?" in page.read_text()
+    code, _, err = run(capsys, monkeypatch, "report", *said, "fr")
+    assert (code, err) == (2, "unlearnkit: --language: must be one of de, en, got 'fr'")
 
 
 def test_train_unlearn_and_audit_what_somebody_else_unlearned(capsys, monkeypatch, tmp_path):

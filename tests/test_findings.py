@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Any
 
 import numpy as np
 import pytest
-from audit_samples import evidence, plan, within_binomial
+from audit_samples import class_evidence, evidence, plan, within_binomial
 from scipy.spatial.distance import jensenshannon
 from scipy.special import expit, softmax
 
@@ -16,6 +17,7 @@ from unlearnkit.audits import battery
 from unlearnkit.audits.battery import judge
 from unlearnkit.audits.evidence import Evidence, FloatArray, Group
 from unlearnkit.audits.findings import TITLES, by_group, comparisons, measured_epsilon, other_classes, single_examples
+from unlearnkit.audits.records import captions
 from unlearnkit.audits.simulate import Law, with_audited
 from unlearnkit.audits.statistics.epsilon import one_run_epsilon
 from unlearnkit.result import Comparison
@@ -81,6 +83,37 @@ def test_distances_of_accuracies_are_the_naive_ones() -> None:
     rows = by_name(made)
     agree(rows["Average gap"], naive(list(shares), lambda a, b: np.abs(a - b).mean()))
     agree(rows["Tug of war (ToW)"], naive(list(shares), lambda a, b: np.prod(1 - np.abs(a - b))), nearer=True)
+
+
+def test_the_caption_names_the_coin_test_only_where_one_reads_canaries_by_oracles() -> None:
+    beside = "(the coin test standardizes it by the oracles)"
+    of = {
+        "canaries": seen(),
+        "no coins": class_evidence(oracles=3),
+        "no oracles": evidence(oracles=0),
+        "neither": evidence(oracles=0, canaries=0),
+    }
+    said = {name: captions(made)["roc"] for name, made in of.items()}
+    assert [name for name, text in said.items() if beside in text] == ["canaries"]
+    deleted = [name for name, text in said.items() if text.startswith("Deleted canaries against never-used ones:")]
+    assert deleted == ["canaries", "no oracles"]
+
+
+def test_the_kernel_distance_says_when_it_can_grow_no_further() -> None:
+    name = "Kernel distance (MMD) of the margins"
+    made = seen()
+    made = dataclasses.replace(made, margins={**made.margins, "original": made.margins["original"] + 50})
+    only = "With 19 oracles no value can exceed 4.36; the original stands there, and may be farther out than the number"
+    assert only in by_name(made)[name].sentence
+    far = with_audited(made, made.margins["audited"] + 50)
+    row = by_name(far)[name]
+    assert 0.99 * 19**0.5 <= row.value <= 19**0.5
+    assert row.sentence.endswith(
+        "With 19 oracles no value can exceed 4.36; the unlearned model and the original stand there, and may be "
+        "farther out than the number tells."
+    )
+    near = dataclasses.replace(made, margins={**made.margins, "original": made.margins["audited"]})
+    assert by_name(near)[name].sentence.endswith("With 19 oracles no value can exceed 4.36.")
 
 
 # -- those who stay, and what publications report -------------------------------------------------------------------
@@ -166,7 +199,7 @@ def test_halves_that_trade_places_are_scored_against_the_oracles() -> None:
     ]
     assert row.value == pytest.approx(np.mean(advantages))
     assert row.sentence.startswith("3 pairs of models; of each, one was trained on one half of 18 requested examples")
-    assert "at 95\u00a0% confidence " in row.sentence
+    assert re.search("at 95\u00a0% confidence −?[01]\\.[0-9]{2,3} to −?[01]\\.[0-9]{2,3}\\. Beside it", row.sentence)
     leaking = made.swapped + 2.0 * np.stack([forget, ~forget], axis=1)
     found = by_name(dataclasses.replace(made, swapped=leaking))["SWAP test"]
     assert found.value > 0.3

@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load
 from sample_result import sample
-from test_report import HOSTILE, hostile, pages_of, pictured, written
+from test_report import HOSTILE, RELEASED, WITHHELD, hostile, pages_of, pictured, written
 
 from unlearnkit.reports import card, html
 from unlearnkit.reports.letterhead import Letterhead, language
@@ -115,6 +115,27 @@ def test_a_late_registration_is_not_said_to_be_early(spoken: str) -> None:
         text = html.render(result, example.evidence, Letterhead(language=spoken)).decode()
         assert f"<p>{said}</p>" in text
         assert ("cccccccccccc…" in text) == (given is later)
+
+
+@pytest.mark.parametrize("variant", ["pass", "exact", "fail", "inconclusive", "invalid"])
+def test_only_a_verdict_that_passed_releases_the_model(variant: str) -> None:
+    passed = variant in ("pass", "exact")
+    assert (RELEASED in read(variant).text, WITHHELD in read(variant).text) == (passed, not passed)
+    example = sample(variant)
+    german = Reading(html.render(example.result, example.evidence, Letterhead(language="de")).decode()).text
+    released, withheld = (language("de")[key] for key in ("signature-note", "signature-withheld"))
+    assert (released in german, withheld in german) == (passed, not passed)
+
+
+def test_no_line_ends_within_a_number_and_numbers_stand_right() -> None:
+    text = page("fail")
+    assert "&lt;\xa00.001" in text
+    assert "95\xa0% interval" in text
+    assert (
+        re.search(r"\d [%σ]|&[lg]t; \d", re.sub(r"<svg.*?</svg>|<style>.*?</style>", "", text, flags=re.DOTALL)) is None
+    )
+    assert ".numbers td:nth-child(n+2), .numbers th:nth-child(n+2) { text-align: right; }" in text
+    assert '<table class="numbers second">' in text
 
 
 def test_the_hardest_examples_are_images_within_the_file() -> None:

@@ -13,12 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from audit_samples import class_evidence, evidence, plan
 from pypdf import PdfReader
 from sample_result import sample
 
+from unlearnkit.audits.battery import judge
+from unlearnkit.audits.records import captions
 from unlearnkit.reports import card, html
-from unlearnkit.reports.letterhead import LANGUAGES, LETTERHEAD, Letterhead, language, read_letterhead
+from unlearnkit.reports.letterhead import LANGUAGES, LETTERHEAD, Letterhead, language, read_letterhead, speaking
 from unlearnkit.reports.pdf import attachments, render
+from unlearnkit.reports.view import Said
 from unlearnkit.result import AuditResult, UsageError
 
 ROOT = Path(__file__).parents[1]
@@ -80,7 +84,7 @@ def test_every_language_has_every_text() -> None:
         assert shape(language(name)) == shape(language("en"))
         assert language(name)["lang"] == name
     same = {key for key, value in language("en").items() if isinstance(value, str) and language("de")[key] == value}
-    assert same <= {"own-words-note", "privacy-at", "unchecked"}, "a text that nobody translated"
+    assert same <= {"own-words-note", "privacy-at"}, "a text that nobody translated"
 
 
 def test_every_text_is_used_and_none_is_written_into_the_pages() -> None:
@@ -144,10 +148,12 @@ def test_pages_for_the_reader() -> None:
     places = [found.index(title, 0 if index < 2 else 3000) for index, title in enumerate(order)]
     assert places == sorted(places)
     assert "The unlearning method forget inputs, forget labels, retain inputs, retain labels" in found
-    assert "EU AI Act (2024/1689), Art. 12, and Art. 11 with Annex IV †" in found
-    assert "GDPR, Art. 17 †" in found
-    assert "EDPB Opinion 28/2024 †" not in found  # read
-    assert "† Written without the official text at hand" in found
+    assert "EU AI Act (2024/1689), Art. 12, and Art. 11 with Annex IV" in found
+    assert "†" not in found
+    assert (
+        "The official texts were not at hand when this table was written, except: EDPB Opinion 28/2024. Each line is a "
+        "summary to be checked against the official text."
+    ) in found
 
 
 def test_a_report_in_german() -> None:
@@ -161,6 +167,8 @@ def test_a_report_in_german() -> None:
     assert result.verdict.headline in first
     assert "Aus Gewichten allein lässt sich eine Löschung nicht beweisen." in first
     assert "DSGVO, Art. 17" in rest
+    assert language("de")["signature-withheld"] in rest
+    assert language("de")["signature-note"] not in rest
     assert f"Seite {len(found)} / {len(found)}" in rest
     english = {text for text in texts(language("en")) if len(text) > 25} - set(texts(language("de")))
     assert [text for text in english if text in first + rest] == []
@@ -170,6 +178,53 @@ def test_a_report_in_german() -> None:
     assert '<html lang="de-DE">' in page
     assert f'<span lang="en">{result.verdict.headline}</span>' in page
     assert "**NICHT BESTANDEN**" in card.render(example.result, example.evidence, Letterhead(language="de")).decode()
+
+
+def test_what_the_result_says_in_fixed_words_is_translated() -> None:
+    first, rest = text_of(german())[0], " ".join(text_of(german())[1:])
+    said = language("de")["said"]
+    assert "Batterie 1, Stufe Minuten" in first
+    assert said["Margin φ of the requested examples, and of held-out twins under the audited model."] in rest
+    for text in (
+        "geprüftes Modell 5.13 σ",
+        "Mittel der Orakel 5.04 σ",
+        "richtige Mutmaßungen von 40 22",
+        "Rang, gefordert",
+    ):
+        assert text in rest
+    for text in ("audited model", "mean of the oracles", "right guesses", "one threshold on", "Stufe minutes"):
+        assert text not in first + rest
+    example = sample("fail", nonstandard=("tolerance auc 0.1 instead of 0.05", "something else"))
+    page = html.render(example.result, example.evidence, Letterhead(language="de")).decode()
+    assert ': Toleranz auc 0.1 statt 0.05; <span lang="en">something else</span>' in page
+    assert said["Margin φ of the requested examples, and of held-out twins under the audited model."] in page
+    assert "audited model" not in page
+    english = html.render(example.result, example.evidence).decode()
+    assert ": tolerance auc 0.1 instead of 0.05; something else" in english
+    assert all(key == text for key, text in language("en")["said"].items())
+
+
+def test_the_table_has_every_caption_and_quantity_that_an_audit_writes() -> None:
+    said = language("en")["said"]
+    for made in (evidence(oracles=19), evidence(oracles=0), evidence(oracles=0, canaries=0), class_evidence(oracles=3)):
+        assert set(captions(made).values()) <= set(said)
+    judged = judge(evidence(oracles=19), plan())
+    say = Said(language("de")["said"])
+    names = {quantity.name for test in judged.tests for quantity in test.quantities}
+    assert {name for name in names if say(name) == name} <= {
+        "AUC",
+        *(name for name in names if name.startswith("TPR at")),
+    }
+    assert {say(test.group) for test in judged.tests} == {"Kanarien", "verlangte"}
+    assert {say(test.kind) for test in judged.tests} == {"Rang", "Münze"}
+
+
+def test_a_language_before_that_of_the_organization() -> None:
+    ours = Letterhead("Muster AG", "x@example.com", PNG, "de", {"title": "Vergessen?"})
+    assert speaking(ours, "de") == ours
+    assert speaking(ours, "en") == Letterhead("Muster AG", "x@example.com", PNG, "en", {})  # its own words were German
+    with pytest.raises(UsageError, match=r"^--language: must be one of de, en, got 'dee'; did you mean 'de'\?$"):
+        speaking(ours, "dee")
 
 
 def written(folder: Path, text: str, **files: bytes) -> Path:

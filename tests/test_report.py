@@ -24,10 +24,11 @@ from pypdf import PdfReader, PdfWriter
 from safetensors.numpy import load, save
 from sample_result import FAULT, VARIANTS, Sample, outcome, sample
 
-from unlearnkit.reports import figures, numbers
+from unlearnkit.reports import card, figures, numbers
 from unlearnkit.reports.letterhead import Letterhead, language
 from unlearnkit.reports.pdf import attachments, render, write_report
 from unlearnkit.reports.pictures import shaded
+from unlearnkit.reports.view import as_printed, clauses
 from unlearnkit.result import (
     Collateral,
     Evidence,
@@ -52,6 +53,8 @@ HEADINGS = tuple(
         *("record", "registration", "again"),
     )
 )
+RELEASED = "I have read this report, and I release the model whose hash it names."
+WITHHELD = "I have read this report. The model whose hash it names is not released on its ground."
 SHOWN = {"CONSISTENT": "CONSISTENT WITH EXACT"}  # words that are printed as others
 
 
@@ -98,6 +101,8 @@ def test_pages(variant: str) -> None:
         body = page.rsplit(f"Unlearning audit {example.result.request.id}", 1)[0].strip()
         assert not body.endswith(HEADINGS), "a heading stands alone at the end of a page"
     assert example.result.command in rest
+    released = example.result.verdict.word in ("PASS", "CONSISTENT")
+    assert (RELEASED in rest, WITHHELD in rest) == (released, not released)
     for control in example.result.controls:
         assert f"{control.name} {'passed' if control.passed else 'FAILED'}" in first
         assert plain(control.sentence) in rest
@@ -345,7 +350,7 @@ def test_comparisons_stand_beside_their_floor() -> None:
         "Jensen-Shannon divergence of the outputs, nats From the oracles, on 104 requested examples; retrained models "
         "lie as far from one another as the range says. 0.0153 0.0192 0.0107 (0.0083 to 0.0155) 0.100"
     ) in found
-    assert "turn called the audited one. 4.33 4.35 0.25 (−0.41 to 1.77) 0.050" in found
+    assert "farther out than the number tells. 4.33 4.35 0.25 (−0.41 to 1.77) 0.050" in found
     assert "KLoM, 95th percentile, nats 32 unlearned against 32 retrained models;" in found
     assert "retrained against retrained ones. 3.01 – 1.98 –" in found
 
@@ -366,8 +371,8 @@ def test_other_sets_have_a_page_with_picture_and_images() -> None:
     assert stress is not None
     pdf = render(example.result, example.evidence)
     found = pages(pdf)
-    [at] = [i for i, page in enumerate(found) if page.startswith(language("en")["stress"])]
-    said = " ".join(found[at : at + 2])
+    [at] = [i for i, page in enumerate(found) if language("en")["stress-note"] in page]
+    said = " ".join(found[at : at + 3])
     for sentence in (*stress.sentences, *stress.left_out):
         assert plain(sentence) in said
     assert "Retrained once more 0.3 0.3 0.3 0.3 0.3 0.3" in said
@@ -563,6 +568,21 @@ def test_unusual_letters(text: str, shown: str) -> None:
     assert shown in first or shown[::-1] in first  # extraction may turn letters that run from right to left
 
 
+def test_a_long_text_on_page_one_ends_with_a_whole_part_and_names_the_page_that_has_all() -> None:
+    example = sample("pass")
+    parts = [f"a margin shift of 0.{i}00 σ (Oracle rank, number {i})" for i in range(1, 9)]
+    mde = (f"Each test by itself finds, four times in five, {'; '.join(parts)}.", "Smaller traces can remain unseen.")
+    verdict = dataclasses.replace(example.result.verdict, mde=mde)
+    found = pages(render(dataclasses.replace(example.result, verdict=verdict), example.evidence))
+    assert re.search(r"\(Oracle rank, number [56]\) … \(in full on page 2\)", found[0])
+    assert "The verdict in full" in found[1]
+    assert " ".join(mde) in found[1]
+    assert "in full on page" not in pages_of("pass")[0]
+    assert clauses("One sentence. Another; and a third.", 30) == "One sentence. Another …"
+    assert clauses("A sentence without any such end", 20) == "A sentence without …"
+    assert clauses("Short.", 6) == "Short."
+
+
 def test_page_one_is_one_page() -> None:
     example = sample("fail")
     result = example.result
@@ -743,6 +763,37 @@ def test_limits_share_their_decimals() -> None:
 
 
 # ---- figures ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_leak_below_the_third_decimal_is_said_to_lie_below_it() -> None:
+    tiny = Interval(-1.3e-7, 2.7e-7, 4.9e-7)
+    assert numbers.leak(tiny) == {"value": "< 0.001", "low": None, "high": None}
+    assert numbers.leak(dataclasses.replace(tiny, value=-1e-8))["value"] == "> −0.001"
+    for interval in (Interval(-0.02, 2.7e-7, 0.03), Interval(None, 2.7e-7, 4e-7), Interval(0.0, 0.0, 0.0)):
+        assert numbers.leak(interval) == numbers.limits(interval)
+    example = sample("class")
+    audited = Quantity("audited model", 3.1e-7, "confidence")
+    recognition = dataclasses.replace(example.result.tests[0], leak=tiny, quantities=(audited,))
+    changed = dataclasses.replace(example.result, tests=(recognition, *example.result.tests[1:]))
+    first, *rest = pages(render(changed, example.evidence))
+    assert "< 0.001 confidence" in first
+    assert "audited model < 0.001 confidence" in " ".join(rest)
+    assert "| < 0.001 confidence |".replace("<", "&lt;") in card.render(changed, example.evidence).decode()
+
+
+def test_scores_under_the_pictures_share_their_decimals() -> None:
+    example = pictured()
+    assert example.result.stress is not None
+    hardest = tuple(
+        dataclasses.replace(one, score=score)
+        for one, score in zip(example.result.stress.hardest, np.linspace(7.72e-6, 1.08e-5, 10).tolist(), strict=True)
+    )
+    stress = dataclasses.replace(example.result.stress, hardest=hardest)
+    arrays = figures.read_arrays(example.evidence)
+    view = as_printed(dataclasses.replace(example.result, stress=stress), Letterhead(), "", arrays)
+    scores = [one["score"] for one in view["stress"]["hardest"]]
+    assert (scores[0], scores[-1]) == ("0.0000077", "0.0000108")
+    assert {len(score) for score in scores} == {9}
 
 
 def drawn_words(drawing: bytes) -> list[str]:

@@ -168,7 +168,7 @@ def bilevel(arena: Arena, settings: Bilevel, seeds: SearchSeeds) -> Found:
         against="weighted FineTune" if settings.method is None else settings.method.name,
         places=places,
         scores=last[places],
-        unit="loss after unlearning",
+        unit="loss after unlearning (the smallest is the hardest: still known best)",
         trace=tuple(trace),
         forget_class=int(classes[chosen[0]]) if whole else None,
         keys=tuple(answers.keys),

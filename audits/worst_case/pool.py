@@ -20,10 +20,10 @@ from unlearnkit.types import Examples, References
 NEIGHBORS = 10  # of each point, for their influence
 
 UNITS: dict[str, str] = {
-    "loss": "mean out-of-sample loss",
+    "loss": "mean out-of-sample loss (the smallest is the hardest: known without being trained on)",
     "memorization": "in-out margin gap",
     "neighbors": "margin owed to neighbors",
-    "mislabeled": "mean out-of-sample loss",
+    "mislabeled": "mean out-of-sample loss (the largest first)",
 }
 
 
