@@ -13,13 +13,15 @@ from typing import Any
 import numpy as np
 
 from unlearnkit.audits.battery import ATTACKS, BATTERY, ORACLES, PROBED, judge
+from unlearnkit.audits.case import seeds_of
 from unlearnkit.audits.designs import Plan, Tolerances
 from unlearnkit.audits.evidence import LEFT_OUT, PROBED_MODELS, SWAP, UNTRAINED, Evidence, Group
 from unlearnkit.audits.findings import MIA_EFFICACY, measured_epsilon
-from unlearnkit.audits.records import captions
+from unlearnkit.audits.records import captions, method_stated
 from unlearnkit.audits.registration import grouped, json_plain
 from unlearnkit.audits.signing import check_pdf, check_statement, is_signed
 from unlearnkit.audits.signing import statement as statement_of
+from unlearnkit.audits.spec import Spec, parse_spec
 from unlearnkit.reports.letterhead import LETTERHEAD, Letterhead
 from unlearnkit.reports.pdf import attachments, render
 from unlearnkit.result import AuditResult, OracleRecord, Tier, UsageError, evidence_path
@@ -97,6 +99,8 @@ def verify_file(path: Path, *, trust: Path | None = None, statement: Path | None
     checks = [_hash(result, sidecar)]
     if checks[0].passed:
         checks.append(_verdict(result, sidecar, path))
+    if all(check.passed for check in checks):  # else what follows from the first fault would hide it
+        checks += _stated(result)
     if not is_pdf:
         return Verified(result, tuple(checks))
     pdf, typeset = path.read_bytes(), None
@@ -178,6 +182,49 @@ def _verdict(result: AuditResult, sidecar: bytes, path: Path) -> Check:
         if where is not None:
             return Check("verdict", False, f"{where[0]} is {where[1]!r} in the file, the evidence gives {where[2]!r}")
     return Check("verdict", True, f"{len(again.tests)} tests, {len(again.controls)} controls and the word follow again")
+
+
+def _stated(result: AuditResult) -> list[Check]:
+    """Faults of what was fixed before any model was looked at: no registration, or words that the spec contradicts."""
+    faults = []
+    if result.registration is None:
+        sentence = "there is none; an audit writes down what it will look at, and how it judges, before any score"
+        faults.append(Check("registration", False, sentence))
+    try:
+        pairs = _by_spec(result, parse_spec(result.spec, folder=Path()))
+    except UsageError as error:
+        return [*faults, Check("spec", False, f"the spec in the file is none ({error})")]
+    found = (_difference(stated, given, name) for name, stated, given in pairs)
+    where = next((one for one in found if one is not None), None)
+    if where is not None:
+        faults.append(Check("spec", False, f"{where[0]} is {where[1]!r} in the file, its spec gives {where[2]!r}"))
+    return faults
+
+
+def _by_spec(result: AuditResult, spec: Spec) -> list[tuple[str, Any, Any]]:
+    """What the file says of data, model, method, canaries and seeds, and what its spec, defaults filled in, makes of
+    it. Nothing that the spec names is imported or opened."""
+    method = dataclasses.replace(method_stated(spec), seconds=result.method.seconds)
+    pairs = {
+        "request.id": (result.request.id, None if spec.deletion is None else spec.deletion.id),
+        "data.source": (result.data.source, spec.data.source),
+        "model.architecture": (result.model.architecture, spec.model.architecture),
+        "model.recipe": (json_plain(result.model.recipe), json_plain(dataclasses.asdict(spec.recipe))),
+        "method": (json_plain(dataclasses.asdict(result.method)), json_plain(dataclasses.asdict(method))),
+    }
+    if result.canaries is not None:
+        opened = spec.canaries.manifest is not None
+        pairs["canaries.opened"] = (result.canaries.opened, opened)
+        if not opened:
+            pairs["canaries.kind"] = (result.canaries.kind, spec.canaries.kind)
+    oracles = result.oracles
+    if oracles is not None and _asked(result) == oracles.count + len(oracles.missing):  # otherwise told already
+        seeds = seeds_of(spec, "oracle", _asked(result) + 1)
+        missing = {one.partition(":")[0] for one in oracles.missing}
+        there = [seed for i, seed in enumerate(seeds) if f"oracle {i + 1}" not in missing]
+        pairs["oracles.seeds"] = (list(oracles.seeds), there[:-1])
+        pairs["oracles.held_out_seed"] = (oracles.held_out_seed, there[-1] if there else None)
+    return [(name, *pair) for name, pair in pairs.items()]
 
 
 def _tolerances(result: AuditResult, path: Path) -> Tolerances:
