@@ -15,9 +15,9 @@ import torch
 
 from unlearnkit.audits import cli
 from unlearnkit.audits.spec import parse_spec
+from unlearnkit.audits.verify import verify_file
 from unlearnkit.reports.letterhead import LETTERHEAD, Letterhead
 from unlearnkit.reports.pdf import attachments
-from unlearnkit.audits.verify import verify_file
 from unlearnkit.result import AuditResult
 
 ROOT = Path(__file__).parents[1]
