@@ -23,7 +23,7 @@ from unlearnkit.audits.statistics.anchor import (
     two_world_bounds,
     violations,
 )
-from unlearnkit.audits.statistics.epsilon import Split, gaussian_epsilon, one_run_epsilon, one_run_guesses
+from unlearnkit.audits.statistics.epsilon import Split, gaussian_epsilon, one_run_epsilon, one_run_guesses, one_run_p
 from unlearnkit.private import spent
 from unlearnkit.result import UsageError
 from unlearnkit.train import Architecture, Privacy, Recipe
@@ -57,16 +57,16 @@ def test_randomized_response(nats: float) -> None:
 def test_a_split_of_fixed_size_raises_no_false_alarm(canaries: int) -> None:
     """Exact: a score that knows nothing guesses hypergeometrically many right. The law of fair coins allows 5.85 %."""
     half = canaries // 2
-    chances = stats.hypergeom(canaries, half, half).pmf(np.arange(half + 1))
+    hits = range(half + 1)
+    chances = stats.hypergeom(canaries, half, half).pmf(hits)
     for delta in (0.0, DELTA):
         split = Split(half, half)
         shown = [
-            one_run_epsilon(2 * hits, canaries, canaries=canaries, delta=delta, split=split) > 0
-            for hits in range(half + 1)
+            one_run_p(2 * k, canaries, canaries=canaries, epsilon=0.0, delta=delta, split=split) < 0.05 for k in hits
         ]
         assert 0.01 < chances[shown].sum() <= 0.05
     if canaries == 80:
-        coins = [one_run_epsilon(2 * hits, 80, canaries=80) > 0 for hits in range(half + 1)]
+        coins = [one_run_p(2 * k, 80, canaries=80, epsilon=0.0) < 0.05 for k in hits]
         assert chances[coins].sum() == pytest.approx(0.0585, abs=5e-5)
 
 

@@ -683,9 +683,15 @@ def cut(one: Looked, ids: int) -> Looked:
 def test_missing_files(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such file"):
         verify_file(tmp_path / "audit.json")
-    with pytest.raises(UsageError, match="no such file"):
+    with pytest.raises(
+        UsageError, match=r"is a folder; name a file, a report\.pdf, or an audit.json with its evidence"
+    ):
         verify_file(tmp_path)
     path = saved(tmp_path)
+    with pytest.raises(UsageError, match=re.escape(f"{tmp_path}: is a folder; name a file, {path}")):
+        verify_file(tmp_path)
+    with pytest.raises(UsageError, match="is a folder; name a file"):
+        verify_file(path, trust=tmp_path)
     (tmp_path / "evidence.safetensors").unlink()
     with pytest.raises(UsageError, match=r"its evidence 'evidence\.safetensors' does not lie beside it"):
         verify_file(path)
@@ -771,6 +777,21 @@ def _with_attachment(document: bytes, audit: bytes, sidecar: bytes) -> bytes:
     out = io.BytesIO()
     writer.write(out)
     return out.getvalue()
+
+
+def test_what_is_no_pdf_or_a_damaged_one_is_told_in_our_words_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "report.pdf"
+    path.write_text("hello")
+    with pytest.raises(
+        UsageError, match=r"report\.pdf: is no PDF, whatever its name says; give the report as unlearnkit"
+    ):
+        verify_file(path)
+    path.write_bytes(pdf()[: len(pdf()) // 2])
+    with pytest.raises(UsageError, match=r"report\.pdf: a damaged PDF"):
+        verify_file(path)
+    assert not caplog.records  # pypdf says nothing beside
 
 
 @pytest.mark.parametrize("name", ["report.html", "card.md"])
