@@ -19,7 +19,7 @@ def follows(result: WorstCase) -> list[tuple[str, Any, Any]]:
     sets = {one.name: one for one in result.sets}
     found = [one.name for one in result.sets if one.kind == FOUND]
     cells = [(cell.method, cell.set) for cell in result.cells]
-    told = [("searches", [one.set for one in result.searches], found)]
+    told: list[tuple[str, Any, Any]] = [("searches", [one.set for one in result.searches], found)]
     for one in result.searches:
         record, ids = sets.get(one.set), sorted(one.ids)
         if record is not None:
