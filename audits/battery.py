@@ -55,12 +55,12 @@ from unlearnkit.audits.findings import (
     comparisons,
     low_before,
     other_classes,
+    record_epsilon,
     rounded,
     single_examples,
     spread,
 )
 from unlearnkit.audits.statistics.coin import CoinResult
-from unlearnkit.audits.statistics.epsilon import one_run_epsilon
 from unlearnkit.audits.statistics.multiplicity import holm_families
 from unlearnkit.audits.statistics.rank import RankResult, oracle_rank, oracles_needed
 from unlearnkit.audits.statistics.roc import auc, clopper_pearson, tpr_at_fpr
@@ -441,9 +441,7 @@ def _coin_outcome(design: CoinDesign, audited: _Judged, original: _Judged, evide
     ]
     if design.exact:
         quantities.append(Quantity("ε of the joint deletion of all canaries, lower bound", coin.epsilon_set, "nats"))
-        record = one_run_epsilon(
-            coin.correct, coin.guesses, canaries=coin.guesses, confidence=plan.confidence, delta=DELTA
-        )
+        record = record_epsilon(coin, plan, delta=DELTA)
         quantities.append(Quantity("ε of one canary, lower bound (one run, δ = 10⁻⁵)", record, "nats"))
     scores, heads = design.scores(evidence, "audited", plan), design.heads(evidence)
     for target in (0.01, 0.1):

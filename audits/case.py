@@ -59,10 +59,15 @@ class Case:
         return Sets(self.train, self.dataset.test)
 
     def seeds(self, what: str, count: int) -> list[int]:
-        """Seeds of one kind of training; kinds never share one, whatever the audit's seed."""
-        tag = int.from_bytes(hashlib.sha256(what.encode()).digest()[:4], "big")
-        state = np.random.SeedSequence([self.spec.audit.seed, tag]).generate_state(count)
-        return [int(seed) for seed in state]
+        """Seeds of one kind of training (`seeds_of`)."""
+        return seeds_of(self.spec, what, count)
+
+
+def seeds_of(spec: Spec, what: str, count: int) -> list[int]:
+    """Seeds of one kind of training; kinds never share one, whatever the audit's seed."""
+    tag = int.from_bytes(hashlib.sha256(what.encode()).digest()[:4], "big")
+    state = np.random.SeedSequence([spec.audit.seed, tag]).generate_state(count)
+    return [int(seed) for seed in state]
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,16 +184,21 @@ def _sealed(spec: Spec, dataset: Dataset, sealed: Path | None) -> canaries.Manif
 
 
 def method_of(case: Case, *, required: bool = True) -> Method | None:
+    """The method of the case's spec (`method_in`)."""
+    return method_in(case.spec, required=required)
+
+
+def method_in(spec: Spec, *, required: bool = True) -> Method | None:
     """The method of the spec, or None where somebody else's result is audited."""
-    if case.spec.audit.unlearned is not None or (case.spec.method is None and not required):
+    if spec.audit.unlearned is not None or (spec.method is None and not required):
         return None
-    if case.spec.method is None:
+    if spec.method is None:
         raise UsageError(
             "spec: a [method] section is needed, or audit.unlearned with the weights that somebody else unlearned"
         )
-    if case.spec.method.name == "none":  # the untouched original itself
+    if spec.method.name == "none":  # the untouched original itself
         return None
-    return method_named(case.spec.method.name, case.spec.method.params)
+    return method_named(spec.method.name, spec.method.params)
 
 
 def demand(case: Case) -> Demand:

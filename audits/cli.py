@@ -452,7 +452,9 @@ def verify(
     file: Annotated[
         Path,
         typer.Argument(
-            help="A report.pdf, or an audit.json with its evidence beside it.", metavar="FILE", show_default=False
+            help="A report.pdf, or an audit.json with its evidence beside it; or a worst_case.pdf or .json.",
+            metavar="FILE",
+            show_default=False,
         ),
     ],
     trust: Annotated[
@@ -468,21 +470,30 @@ def verify(
     Exit code 1 when something does not hold, 2 when the file is no result at all.
     """
     from unlearnkit.audits.ledger.entries import shown
-    from unlearnkit.audits.verify import verify_file
+    from unlearnkit.audits.verify import is_worst_case, verify_file, verify_worst_case
 
+    word = ""
     try:
-        checked = verify_file(file, trust=trust, statement=statement)
+        if trust is None and statement is None and is_worst_case(file):
+            checks = verify_worst_case(file)
+        else:
+            checked = verify_file(file, trust=trust, statement=statement)
+            checks, word = checked.checks, checked.result.verdict.word
     except Changed as error:
         console.print(f"[red]NO[/]  digest: {escape(shown(str(error)))}", highlight=False, soft_wrap=True)
         _refuse_file()
-    for one in checked.checks:
+    for one in checks:
         console.print(
             f"{'[green]ok[/]' if one.passed else '[red]NO[/]'}  {one.name}: {escape(shown(one.sentence))}",
             soft_wrap=True,
         )
-    word = checked.result.verdict.word
-    if not checked.passed:
+    if not all(one.passed for one in checks):
         _refuse_file()
+    if not word:
+        console.print(
+            "[bold green]VERIFIED[/]  a worst-case result and not an audit: what its models answered is taken as stated"
+        )
+        return
     console.print(f"[bold green]VERIFIED[/]  the verdict {word} follows from the evidence")
     since = "" if checked.signed else ", since no signature says who wrote this"
     console.print(

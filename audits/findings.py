@@ -17,9 +17,10 @@ from scipy.special import softmax
 from unlearnkit.audits.designs import Plan, against_oracles, coin_design
 from unlearnkit.audits.evidence import PROBED_MODELS, UNTRAINED, Evidence, FloatArray, Group
 from unlearnkit.audits.statistics import distances
+from unlearnkit.audits.statistics.coin import CoinResult
 from unlearnkit.audits.statistics.collateral import collateral
 from unlearnkit.audits.statistics.ensembles import examples_apart, single_epsilons
-from unlearnkit.audits.statistics.epsilon import one_run_epsilon
+from unlearnkit.audits.statistics.epsilon import Split, one_run_epsilon
 from unlearnkit.audits.statistics.individuals import individuals
 from unlearnkit.audits.statistics.kernel import kernel_rank, kernel_two_sample
 from unlearnkit.audits.statistics.rank import margin_z, oracle_rank
@@ -421,6 +422,16 @@ def measured_epsilon(evidence: Evidence, plan: Plan, *, delta: float) -> tuple[f
     if design is None or not design.exact:
         return None
     coin = design.test(design.scores(evidence, "original", plan), evidence, plan)
-    canaries = coin.heads + coin.tails
-    bound = one_run_epsilon(coin.correct, coin.guesses, canaries=canaries, confidence=plan.confidence, delta=delta)
-    return bound, coin.correct, coin.guesses
+    return record_epsilon(coin, plan, delta=delta), coin.correct, coin.guesses
+
+
+def record_epsilon(coin: CoinResult, plan: Plan, *, delta: float) -> float:
+    """Lower bound of ε of one canary from coins that were really tossed: a split of fixed size, every one guessed."""
+    return one_run_epsilon(
+        coin.correct,
+        coin.guesses,
+        canaries=coin.guesses,
+        confidence=plan.confidence,
+        delta=delta,
+        split=Split(coin.heads, coin.called),
+    )

@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from unlearnkit.audits.case import Case, Demand
+from unlearnkit.audits.case import Case, Demand, method_in, seeds_of
 from unlearnkit.audits.designs import Plan, coin_design
 from unlearnkit.audits.evidence import Evidence
 from unlearnkit.audits.findings import measured_epsilon
+from unlearnkit.audits.spec import Spec
 from unlearnkit.audits.subjects import Models
 from unlearnkit.fleet import Fleet
 from unlearnkit.jobs import Made, ModelJob, UnlearnJob
@@ -114,19 +115,21 @@ def model_record(case: Case, fleet: Fleet, models: Models) -> ModelRecord:
 
 def method_record(case: Case, fleet: Fleet, models: Models) -> MethodRecord:
     """How the audited model was made from the original, as far as it was made here."""
+    stated = method_stated(case.spec)
     if isinstance(models.audited, UnlearnJob):
-        method = models.audited.method
-        return MethodRecord(
-            name=method.name,
-            sentence=in_words(method),
-            params=method.params,
-            saw=method.needs.names(),
-            seed=models.audited.seed,
-            seconds=fleet.store.record(fleet.key(models.audited)).get("seconds"),
-        )
-    if case.spec.audit.unlearned is not None:
+        return dataclasses.replace(stated, seconds=fleet.store.record(fleet.key(models.audited)).get("seconds"))
+    return stated
+
+
+def method_stated(spec: Spec) -> MethodRecord:
+    """All that the spec alone fixes of it; `seconds` is None."""
+    if spec.audit.unlearned is not None:
         return MethodRecord("given", "unlearned elsewhere; the weights were handed in", {}, None, None, None)
-    return MethodRecord("none", "nothing: this is the untouched original", {}, (), None, None)
+    method = method_in(spec)
+    if method is None:
+        return MethodRecord("none", "nothing: this is the untouched original", {}, (), None, None)
+    seed = seeds_of(spec, "unlearn", 1)[0]
+    return MethodRecord(method.name, in_words(method), method.params, method.needs.names(), seed, None)
 
 
 def in_words(method: Method) -> str:

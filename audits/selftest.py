@@ -42,7 +42,7 @@ from unlearnkit.audits.statistics.anchor import (
     violations,
 )
 from unlearnkit.audits.statistics.coin import CoinResult, coin_test
-from unlearnkit.audits.statistics.epsilon import choose_rule, one_run_epsilon, one_run_guesses, rule_epsilon
+from unlearnkit.audits.statistics.epsilon import Split, choose_rule, one_run_epsilon, one_run_guesses, rule_epsilon
 from unlearnkit.audits.statistics.rank import RankResult, oracle_rank, power_at
 from unlearnkit.audits.subjects import models_of
 from unlearnkit.compress import quantized
@@ -360,7 +360,7 @@ def random_scores(*, runs: int, seed: int) -> Known:
         scores, heads = rng.standard_normal(100), rng.permutation(100) < 50
         coin = coin_test(scores, heads, tolerance=0.05, permutations=1, seed=seed)
         guessed = one_run_guesses(scores, heads, positive=50, negative=50)
-        record = one_run_epsilon(guessed.correct, guessed.guesses, canaries=100)
+        record = one_run_epsilon(guessed.correct, guessed.guesses, canaries=100, split=Split(50, 50))
         areas[i] = coin.auc.value
         zero += coin.epsilon_set == 0.0 and record == 0.0
     error = math.sqrt(101 / (12 * 50 * 50) / runs)

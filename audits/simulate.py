@@ -147,7 +147,7 @@ def _with_outputs(evidence: Evidence, seed: int, law: Law, common: float) -> Evi
     evidence = _with_treated(evidence, rng)
     if "oracles" in probed:
         logits[UNTRAINED] = rng.normal(0, 0.3, (spoken.size, CLASSES)).astype(np.float32)
-        evidence = _with_others(evidence, rng, law, common)
+    evidence = _with_others(evidence, rng, law, common)
     return dataclasses.replace(
         evidence,
         readings=readings,
@@ -175,7 +175,7 @@ def _with_treated(evidence: Evidence, rng: np.random.Generator) -> Evidence:
 
 
 def _with_others(evidence: Evidence, rng: np.random.Generator, law: Law, common: float) -> Evidence:
-    """Retained and held-out examples, the published numbers, and pairs of models whose halves traded places."""
+    """Retained and held-out examples; with oracles, published numbers and pairs of models that traded places too."""
     retained = np.repeat(np.array([1, 0], dtype=np.uint8), _BESIDE)
     hardness = rng.normal(2.0, 1.5, retained.size) + 2.0 * retained
 
@@ -183,6 +183,9 @@ def _with_others(evidence: Evidence, rng: np.random.Generator, law: Law, common:
         return hardness + common * _noise(rng, law, (*models, 1)) + _noise(rng, law, (*models, hardness.size))
 
     beside = {name: draw(hardness, *values.shape[:-1]).astype(np.float32) for name, values in evidence.margins.items()}
+    evidence = dataclasses.replace(evidence, beside=beside, beside_retained=retained)
+    if not evidence.oracles:
+        return evidence
     read = min(19, evidence.oracles)
     legacy = {f"{MIA_EFFICACY}/{name}": rng.random(read if name == "oracles" else 1) for name in PROBED_MODELS}
     asked = evidence.rows(Group.REQUESTED)
@@ -193,8 +196,6 @@ def _with_others(evidence: Evidence, rng: np.random.Generator, law: Law, common:
     swapped = draw(evidence.typical[0][asked[:points]], _PAIRS, 2)
     return dataclasses.replace(
         evidence,
-        beside=beside,
-        beside_retained=retained,
         legacy=legacy,
         swapped=swapped if points else None,
         swapped_forget=forget if points else None,

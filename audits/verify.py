@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import math
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,16 +14,25 @@ from typing import Any
 import numpy as np
 
 from unlearnkit.audits.battery import ATTACKS, BATTERY, ORACLES, PROBED, judge
+from unlearnkit.audits.case import seeds_of
 from unlearnkit.audits.designs import Plan, Tolerances
 from unlearnkit.audits.evidence import LEFT_OUT, PROBED_MODELS, SWAP, UNTRAINED, Evidence, Group
 from unlearnkit.audits.findings import MIA_EFFICACY, measured_epsilon
-from unlearnkit.audits.records import captions
+from unlearnkit.audits.records import captions, method_stated
 from unlearnkit.audits.registration import grouped, json_plain, late
 from unlearnkit.audits.signing import check_pdf, check_statement, is_signed
 from unlearnkit.audits.signing import statement as statement_of
+from unlearnkit.audits.spec import Spec, parse_spec
+from unlearnkit.audits.worst_case.follows import follows
+from unlearnkit.audits.worst_case.search import IDS
+from unlearnkit.hardest import WorstCase
 from unlearnkit.reports.letterhead import LETTERHEAD, Letterhead
-from unlearnkit.reports.pdf import attachments, render
-from unlearnkit.result import AuditResult, OracleRecord, Tier, UsageError, evidence_path
+from unlearnkit.reports.pdf import attached, attachments, render
+from unlearnkit.reports.view import AUDIT
+from unlearnkit.reports.worst_case import JSON as WORST_CASE
+from unlearnkit.reports.worst_case import render as render_worst_case
+from unlearnkit.result import AuditResult, OracleRecord, Tier, UsageError, beside, evidence_path
+from unlearnkit.result import Evidence as EvidenceRecord
 from unlearnkit.store import content_key
 
 JUDGED = (
@@ -71,11 +81,9 @@ def verify_file(path: Path, *, trust: Path | None = None, statement: Path | None
     trust: certificates to which a signature must lead. statement: of the same signer; left out, the file that
     `unlearnkit sign --statement` writes beside a report, if it is there.
     """
-    for named in (path, trust, statement):
-        if named is not None and not named.is_file():
-            raise UsageError(f"{named}: no such file")
-    with path.open("rb") as file:
-        is_pdf = file.read(5) == b"%PDF-"
+    is_pdf = _is_pdf(path, trust, statement)
+    if is_worst_case(path):
+        raise UsageError(f"{path}: a worst-case result and not an audit; it says what is hard to forget, not what was")
     if is_pdf:
         parts = attachments(path)
         text = parts["audit.json"]
@@ -83,6 +91,8 @@ def verify_file(path: Path, *, trust: Path | None = None, statement: Path | None
         sidecar = parts.get(result.evidence.file)
         if sidecar is None:
             raise UsageError(f"{path}: a PDF without evidence: {result.evidence.file!r} is not attached")
+    elif path.suffix.lower() == ".pdf":
+        raise UsageError(f"{path}: is no PDF, whatever its name says; give the report as unlearnkit wrote it")
     elif path.suffix.lower() in (".html", ".md"):
         raise UsageError(f"{path}: a page without its evidence; verify the PDF, or the audit.json it was made from")
     else:
@@ -94,9 +104,11 @@ def verify_file(path: Path, *, trust: Path | None = None, statement: Path | None
             raise UsageError(f"{path}: its evidence {result.evidence.file!r} does not lie beside it") from error
     if statement is not None and not is_pdf:
         raise UsageError(f"{statement}: a statement is about a signed report; name the PDF, not {path}")
-    checks = [_hash(result, sidecar)]
+    checks = [_hash(result.evidence, sidecar)]
     if checks[0].passed:
         checks.append(_verdict(result, sidecar, path))
+    if all(check.passed for check in checks):  # else what follows from the first fault would hide it
+        checks += _stated(result)
     if not is_pdf:
         return Verified(result, tuple(checks))
     pdf, typeset = path.read_bytes(), None
@@ -109,10 +121,73 @@ def verify_file(path: Path, *, trust: Path | None = None, statement: Path | None
     if signed:
         found = check_pdf(pdf, typeset=typeset, trust=trust)
         checks.append(Check("signature", found.passed, found.sentence))
-    beside = path.with_suffix(".intoto.json")
-    if statement is not None or beside.is_file():
-        checks.append(_statement(statement or beside, result, text, pdf, trust))
+    signed_beside = path.with_suffix(".intoto.json")
+    if statement is not None or signed_beside.is_file():
+        checks.append(_statement(statement or signed_beside, result, text, pdf, trust))
     return Verified(result, tuple(checks), signed)
+
+
+def _is_pdf(*named: Path | None) -> bool:
+    """Whether the first of the named files is a PDF. Raises UsageError for what is no file."""
+    for one in named:
+        if one is not None and one.is_dir():
+            inside = next((name for name in ("report.pdf", "audit.json", WORST_CASE) if (one / name).is_file()), None)
+            hint = "a report.pdf, or an audit.json with its evidence beside it" if inside is None else one / inside
+            raise UsageError(f"{one}: is a folder; name a file, {hint}")
+        if one is not None and not one.is_file():
+            raise UsageError(f"{one}: no such file")
+    assert named[0] is not None
+    with named[0].open("rb") as file:
+        return file.read(5) == b"%PDF-"
+
+
+def is_worst_case(path: Path) -> bool:
+    """Whether the file is what `unlearnkit worst-case` wrote: its page, or worst_case.json."""
+    if _is_pdf(path):
+        parts = attached(path)
+        return WORST_CASE in parts and AUDIT not in parts
+    try:
+        body = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(body, dict) and "searches" in body and "battery" not in body
+
+
+def verify_worst_case(path: Path) -> tuple[Check, ...]:
+    """Check the page of a worst-case search, or worst_case.json with its images beside it.
+
+    Digest and schema, the hash of the images, the ids in a forget.txt that lies beside it, what of the certificate
+    follows from its own cells, and of a page every byte. Raises UsageError where there is nothing to check, and
+    `Changed` for a result that does not match its own digest.
+    """
+    pdf = path.read_bytes() if _is_pdf(path) else None
+    parts = {} if pdf is None else attached(path)
+    text = path.read_bytes() if pdf is None else parts[WORST_CASE]
+    result = WorstCase.from_json(text, what=str(path) if pdf is None else f"{path}: {WORST_CASE}")
+    if pdf is None:
+        try:
+            images = beside(path, result.evidence).read_bytes()
+        except (FileNotFoundError, IsADirectoryError) as error:
+            raise UsageError(f"{path}: its evidence {result.evidence.file!r} does not lie beside it") from error
+    elif result.evidence.file in parts:
+        images = parts[result.evidence.file]
+    else:
+        raise UsageError(f"{path}: a PDF without evidence: {result.evidence.file!r} is not attached")
+    checks = [_hash(result.evidence, images)]
+    found = (_difference(_plain(stated), _plain(given), name) for name, stated, given in follows(result))
+    where = next((one for one in found if one is not None), None)
+    sentence = f"{len(result.sets)} sets and {len(result.hardness)} rows of hardness follow from its ids and cells"
+    if where is not None:
+        sentence = f"{where[0]} is {where[1]!r} in the file, its ids and cells give {where[2]!r}"
+    checks.append(Check("certificate", where is None, sentence))
+    ids = path.with_name(IDS)
+    if ids.is_file():
+        same = tuple(ids.read_text(encoding="utf-8", errors="replace").split("\n")) == (*result.searches[0].ids, "")
+        sentence = "holds the ids of the first set" if same else f"holds other ids than {result.searches[0].set!r} has"
+        checks.append(Check(IDS, same, sentence))
+    if pdf is not None and all(check.passed for check in checks):
+        checks.append(_pages(pdf, render_worst_case(result, images), signed=False, worded=False))
+    return tuple(checks)
 
 
 def _statement(file: Path, result: AuditResult, audit: bytes, pdf: bytes, trust: Path | None) -> Check:
@@ -126,15 +201,15 @@ def _read(text: bytes, path: Path) -> AuditResult:
     return AuditResult.from_json(text, what=str(path))
 
 
-def _hash(result: AuditResult, sidecar: bytes) -> Check:
+def _hash(evidence: EvidenceRecord, sidecar: bytes) -> Check:
     digest = hashlib.sha256(sidecar).hexdigest()
-    same = digest == result.evidence.sha256
+    same = digest == evidence.sha256
     return Check(
         "evidence",
         same,
         f"sha256 {digest[:12]}… is the one in the result"
         if same
-        else f"sha256 is {digest[:12]}…, the result names {result.evidence.sha256[:12]}…",
+        else f"sha256 is {digest[:12]}…, the result names {evidence.sha256[:12]}…",
     )
 
 
@@ -179,6 +254,49 @@ def _verdict(result: AuditResult, sidecar: bytes, path: Path) -> Check:
         if where is not None:
             return Check("verdict", False, f"{where[0]} is {where[1]!r} in the file, the evidence gives {where[2]!r}")
     return Check("verdict", True, f"{len(again.tests)} tests, {len(again.controls)} controls and the word follow again")
+
+
+def _stated(result: AuditResult) -> list[Check]:
+    """Faults of what was fixed before any model was looked at: no registration, or words that the spec contradicts."""
+    faults = []
+    if result.registration is None:
+        sentence = "there is none; an audit writes down what it will look at, and how it judges, before any score"
+        faults.append(Check("registration", False, sentence))
+    try:
+        pairs = _by_spec(result, parse_spec(result.spec, folder=Path()))
+    except UsageError as error:
+        return [*faults, Check("spec", False, f"the spec in the file is none ({error})")]
+    found = (_difference(stated, given, name) for name, stated, given in pairs)
+    where = next((one for one in found if one is not None), None)
+    if where is not None:
+        faults.append(Check("spec", False, f"{where[0]} is {where[1]!r} in the file, its spec gives {where[2]!r}"))
+    return faults
+
+
+def _by_spec(result: AuditResult, spec: Spec) -> list[tuple[str, Any, Any]]:
+    """What the file says of data, model, method, canaries and seeds, and what its spec, defaults filled in, makes of
+    it. Nothing that the spec names is imported or opened."""
+    method = dataclasses.replace(method_stated(spec), seconds=result.method.seconds)
+    pairs = {
+        "request.id": (result.request.id, None if spec.deletion is None else spec.deletion.id),
+        "data.source": (result.data.source, spec.data.source),
+        "model.architecture": (result.model.architecture, spec.model.architecture),
+        "model.recipe": (json_plain(result.model.recipe), json_plain(dataclasses.asdict(spec.recipe))),
+        "method": (json_plain(dataclasses.asdict(result.method)), json_plain(dataclasses.asdict(method))),
+    }
+    if result.canaries is not None:
+        opened = spec.canaries.manifest is not None
+        pairs["canaries.opened"] = (result.canaries.opened, opened)
+        if not opened:
+            pairs["canaries.kind"] = (result.canaries.kind, spec.canaries.kind)
+    oracles = result.oracles
+    if oracles is not None and _asked(result) == oracles.count + len(oracles.missing):  # otherwise told already
+        seeds = seeds_of(spec, "oracle", _asked(result) + 1)
+        missing = {one.partition(":")[0] for one in oracles.missing}
+        there = [seed for i, seed in enumerate(seeds) if f"oracle {i + 1}" not in missing]
+        pairs["oracles.seeds"] = (list(oracles.seeds), there[:-1])
+        pairs["oracles.held_out_seed"] = (oracles.held_out_seed, there[-1] if there else None)
+    return [(name, *pair) for name, pair in pairs.items()]
 
 
 def _tolerances(result: AuditResult, path: Path) -> Tolerances:

@@ -11,6 +11,7 @@ import functools
 import hashlib
 import io
 import json
+import logging
 import re
 import tempfile
 import unicodedata
@@ -106,26 +107,38 @@ def write_report(audit: Path, output: Path, letterhead: Letterhead | None = None
 def attachments(pdf: bytes | Path) -> dict[str, bytes]:
     """The result (`audit.json`), its evidence and the letterhead if there is one, by name, as they were attached."""
     what = str(pdf) if isinstance(pdf, Path) else "report"
-    try:
-        data = pdf.read_bytes() if isinstance(pdf, Path) else pdf
-    except OSError as error:
-        raise UsageError(f"{what}: cannot be read ({error.strerror})") from error
-    if b"%PDF-" not in data[:1024]:
-        raise UsageError(f"{what}: not a PDF")
-    try:
-        reader = PdfReader(io.BytesIO(data))
-        encrypted = reader.is_encrypted
-        found = {} if encrypted else {name: parts[-1] for name, parts in reader.attachments.items()}
-    except DAMAGE as error:
-        raise UsageError(f"{what}: a damaged PDF ({type(error).__name__}: {error})") from error
-    if encrypted:
-        raise UsageError(f"{what}: an encrypted PDF; give the report as unlearnkit wrote it")
+    found = attached(pdf)
     if AUDIT not in found:
         raise UsageError(f"{what}: a PDF without evidence; it has no {AUDIT} attached")
     name = AuditResult.from_json(found[AUDIT], what=f"{what}: {AUDIT}").evidence.file
     if name not in found:
         raise UsageError(f"{what}: a PDF without evidence; {AUDIT} is attached, {name!r} is not")
     return {part: found[part] for part in (AUDIT, name, LETTERHEAD) if part in found}
+
+
+def attached(pdf: bytes | Path) -> dict[str, bytes]:
+    """Everything that is attached to a PDF, by name."""
+    what = str(pdf) if isinstance(pdf, Path) else "report"
+    try:
+        data = pdf.read_bytes() if isinstance(pdf, Path) else pdf
+    except OSError as error:
+        raise UsageError(f"{what}: cannot be read ({error.strerror})") from error
+    if b"%PDF-" not in data[:1024]:
+        raise UsageError(f"{what}: not a PDF")
+    log = logging.getLogger("pypdf")
+    level = log.level
+    log.setLevel(logging.CRITICAL)  # what it would tell of damage beside, our sentence tells
+    try:
+        reader = PdfReader(io.BytesIO(data))
+        encrypted = reader.is_encrypted
+        found = {} if encrypted else {name: parts[-1] for name, parts in reader.attachments.items()}
+    except DAMAGE as error:
+        raise UsageError(f"{what}: a damaged PDF ({type(error).__name__}: {error})") from error
+    finally:
+        log.setLevel(level)
+    if encrypted:
+        raise UsageError(f"{what}: an encrypted PDF; give the report as unlearnkit wrote it")
+    return found
 
 
 def _drawings(

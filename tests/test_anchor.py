@@ -23,7 +23,7 @@ from unlearnkit.audits.statistics.anchor import (
     two_world_bounds,
     violations,
 )
-from unlearnkit.audits.statistics.epsilon import gaussian_epsilon, one_run_epsilon, one_run_guesses
+from unlearnkit.audits.statistics.epsilon import Split, gaussian_epsilon, one_run_epsilon, one_run_guesses, one_run_p
 from unlearnkit.private import spent
 from unlearnkit.result import UsageError
 from unlearnkit.train import Architecture, Privacy, Recipe
@@ -51,6 +51,40 @@ def test_randomized_response(nats: float) -> None:
         if nats >= 2:
             assert alive(bounds) == 1.0
             assert np.median(bounds) > nats / 2
+
+
+@pytest.mark.parametrize("canaries", [40, 80, 200, 800])
+def test_a_split_of_fixed_size_raises_no_false_alarm(canaries: int) -> None:
+    """Exact: a score that knows nothing guesses hypergeometrically many right. The law of fair coins allows 5.85 %."""
+    half = canaries // 2
+    hits = range(half + 1)
+    chances = stats.hypergeom(canaries, half, half).pmf(hits)
+    for delta in (0.0, DELTA):
+        split = Split(half, half)
+        shown = [
+            one_run_p(2 * k, canaries, canaries=canaries, epsilon=0.0, delta=delta, split=split) < 0.05 for k in hits
+        ]
+        assert 0.01 < chances[shown].sum() <= 0.05
+    if canaries == 80:
+        coins = [one_run_p(2 * k, 80, canaries=80, epsilon=0.0) < 0.05 for k in hits]
+        assert chances[coins].sum() == pytest.approx(0.0585, abs=5e-5)
+
+
+@pytest.mark.parametrize("nats", [0.0, 1.0, 2.0])
+def test_randomized_response_under_a_split_of_fixed_size(nats: float) -> None:
+    mechanism = RandomizedResponse(nats, canaries=80, heads=40)
+    games = mechanism.play(RUNS, np.random.default_rng(0))
+    assert (games.heads.sum(axis=1) == 40).all()
+    assert np.unique(games.heads, axis=0).shape == (RUNS, 80)
+    for delta in (0.0, DELTA):
+        bounds = one_run_bounds(mechanism, repetitions=4 * RUNS, positive=40, negative=40, delta=delta, seed=1)
+        assert violations(bounds, mechanism.epsilon(delta=delta)).sound
+        if nats >= 2:
+            assert alive(bounds) == 1.0
+    if nats == 2:
+        assert not violations(bounds, 1.2).sound
+    with pytest.raises(UsageError, match="heads must lie between 0 and canaries = 80, got 81; take half"):
+        RandomizedResponse(nats, canaries=80, heads=81)
 
 
 @pytest.mark.parametrize("mu", [0.0, 0.6, 1.0, 2.0])

@@ -319,9 +319,10 @@ def test_without_original_or_oracles_there_is_no_audit(write_module: Any, tmp_pa
             run(tiny(recipe={"trainer": f"{name}:fit"}), Store(tmp_path / name))
 
 
-def test_the_tier_seconds_trains_no_oracle(store: Store) -> None:
+def test_the_tier_seconds_trains_no_oracle(store: Store, tmp_path: Path) -> None:
     told = Told()
     result, sidecar = run(tiny(audit={"tier": "seconds"}), store, told)
+    assert verify_file(save_audit(tmp_path, result, sidecar)).passed
     assert not any("oracle" in name for name in told.names)
     assert result.oracles is None
     assert result.verdict.word in ("INCONCLUSIVE", "FAIL")
@@ -408,8 +409,8 @@ def test_what_cannot_be_compressed_is_said_to_be_left_out(write_module: Any, tmp
     assert verify_file(save_audit(tmp_path, result, sidecar)).passed
 
 
-def test_a_whole_class(store: Store) -> None:
-    result, _ = run(tiny(deletion={"forget_fraction": None, "forget_class": 3}, method={"name": "none"}), store)
+def test_a_whole_class(store: Store, tmp_path: Path) -> None:
+    result, sidecar = run(tiny(deletion={"forget_fraction": None, "forget_class": 3}, method={"name": "none"}), store)
     assert result.request.kind == "class"
     assert (result.request.forget_class, result.request.class_name) == (3, "3")
     assert result.request.sentence.startswith("forget class '3': ")
@@ -422,6 +423,7 @@ def test_a_whole_class(store: Store) -> None:
     assert result.verdict.headline == "The model still remembers what it was asked to forget."
     assert result.model.original_sha256 == result.model.audited_sha256
     assert result.method.sentence == "nothing: this is the untouched original"
+    assert verify_file(save_audit(tmp_path, result, sidecar)).passed
 
 
 def test_ids_from_a_file(store: Store, tmp_path: Path) -> None:
@@ -470,6 +472,7 @@ def test_weights_manifest_and_a_result_from_elsewhere(store: Store, tmp_path: Pa
     np.testing.assert_array_equal(first.margins["original"], second.margins["original"])
     np.testing.assert_array_equal(first.margins["oracles"], second.margins["oracles"])
     assert result.model.original_sha256 != result.model.audited_sha256
+    assert verify_file(save_audit(tmp_path, result, sidecar)).passed
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import torch
 
 from unlearnkit.audits import cli
 from unlearnkit.audits.spec import parse_spec
+from unlearnkit.audits.verify import verify_file
 from unlearnkit.reports.letterhead import LETTERHEAD, Letterhead
 from unlearnkit.reports.pdf import attachments
 from unlearnkit.result import AuditResult
@@ -47,6 +48,7 @@ def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Au
             cli.main()
         assert ended.value.code in (0, 1, 3)
         assert Path("out/report.pdf").read_bytes().startswith(b"%PDF")
+        assert verify_file(Path("out/audit.json")).passed  # nothing that the spec names is imported again
         return AuditResult.from_json(Path("out/audit.json").read_bytes())
 
     yield run  # type: ignore[misc]

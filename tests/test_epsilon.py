@@ -1,3 +1,4 @@
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -5,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from scipy import integrate, stats
+from scipy import integrate, optimize, special, stats
 from scipy.special import expit
 
 from unlearnkit.audits.statistics.coin import critical_guesses
@@ -14,6 +15,7 @@ from unlearnkit.audits.statistics.epsilon import (
     INDEPENDENT,
     Confusion,
     Rule,
+    Split,
     choose_rule,
     gaussian_bound,
     gaussian_epsilon,
@@ -282,6 +284,94 @@ def test_one_run_epsilon_is_the_first_crossing(correct: int, guesses: int, delta
     found = one_run_epsilon(correct, guesses, canaries=500, delta=delta)
     assert grid[max(accepted[0] - 1, 0)] <= found <= grid[accepted[0]]
     assert np.all(np.diff(accepted) == 1)
+
+
+# -- one run, a split of fixed size --------------------------------------------------------------------------------
+
+
+def enumerated(m: int, split: Split, epsilon: float) -> list[float]:
+    """Law of right guesses of independent coins, each told truly with odds e**epsilon, given that h fall heads."""
+    law = [0.0] * (m + 1)
+    for coins in itertools.product((True, False), repeat=m):
+        if sum(coins) == split.heads:
+            right = sum(coin == (i < split.called) for i, coin in enumerate(coins))
+            law[right] += math.exp(epsilon * right)
+    return [weight / sum(law) for weight in law]
+
+
+@pytest.mark.parametrize(("m", "split"), [(6, Split(3, 3)), (7, Split(3, 2)), (7, Split(2, 5)), (8, Split(6, 5))])
+@pytest.mark.parametrize("epsilon", [0.0, 0.4, 2.0])
+def test_a_split_is_independent_coins_given_their_sum(m: int, split: Split, epsilon: float) -> None:
+    law = enumerated(m, split, epsilon)
+    for correct in (v for v, chance in enumerate(law) if chance > 0):
+        found = one_run_p(correct, m, canaries=m, epsilon=epsilon, split=split)
+        assert found == pytest.approx(sum(law[correct:]), rel=1e-9)
+        if correct:  # a guess that a tie left out is a wrong one
+            assert one_run_p(correct - 1, m, canaries=m, epsilon=epsilon, split=split) == pytest.approx(found)
+
+
+@pytest.mark.parametrize(("m", "split", "correct"), [(80, Split(40, 40), 50), (200, Split(100, 90), 120)])
+def test_a_split_follows_fishers_law(m: int, split: Split, correct: int) -> None:
+    hits = (correct - m + split.heads + split.called) // 2
+    for epsilon in (0.0, 0.1, 1.0):
+        law = stats.nchypergeom_fisher(m, split.heads, split.called, math.exp(2 * epsilon))
+        found = one_run_p(correct, m, canaries=m, epsilon=epsilon, split=split)
+        assert found == pytest.approx(law.sf(hits - 1), rel=1e-6)
+    assert one_run_p(m, m, canaries=m, epsilon=500.0, split=Split(m // 2, m // 2)) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 0.3])
+@pytest.mark.parametrize(("m", "split", "correct"), [(20, Split(10, 10), 14), (30, Split(12, 15), 19)])
+def test_no_law_that_swaps_allow_has_a_larger_tail(m: int, split: Split, correct: int, epsilon: float) -> None:
+    """The largest tail of all laws that the swap inequality allows, by linear programming: at delta 0 the very same."""
+    h, g = split.heads, split.called
+    k = np.arange(max(0, g + h - m), min(g, h) + 1)
+    n = k.size
+    for delta, room in ((0.0, 1.0 + 1e-6), (1e-5, 1.001), (1e-3, 1.15)):
+        budget = h * (m - h) * (1 + math.exp(epsilon)) * delta
+        swaps = np.zeros((n, 2 * n - 1))  # of the law, and what delta adds at every step
+        for i in range(n - 1):
+            swaps[i, i + 1] = k[i + 1] * (m - g - h + k[i + 1])
+            swaps[i, i] = -math.exp(2 * epsilon) * (g - k[i]) * (h - k[i])
+            swaps[i, n + i] = -1.0
+        swaps[n - 1, n:] = 1.0
+        tail = 2 * k + m - g - h >= correct
+        found = optimize.linprog(
+            -np.concatenate([tail, np.zeros(n - 1)]),
+            A_ub=swaps,
+            b_ub=np.append(np.zeros(n - 1), budget),
+            A_eq=[np.concatenate([np.ones(n), np.zeros(n - 1)])],
+            b_eq=[1.0],
+        )
+        p = one_run_p(correct, m, canaries=m, epsilon=epsilon, delta=delta, split=split)
+        assert -found.fun * (1 - 1e-6) <= p <= -found.fun * room
+
+
+def test_a_split_shows_a_little_less_than_coins() -> None:
+    for correct, m in ((50, 80), (120, 200), (560, 1000)):
+        half = Split(m // 2, m // 2)
+        for delta in (0.0, 1e-5):
+            coins, fixed = (one_run_epsilon(correct, m, canaries=m, delta=delta, split=s) for s in (None, half))
+            assert 0 < coins - 0.03 < fixed < coins
+    # All right: sum_j C(50, j)**2 e**(-2 j epsilon), about I_0(100 e**-epsilon), is 1 / alpha = 20; coins show 3.49.
+    assert one_run_epsilon(100, 100, canaries=100, split=Split(50, 50)) == pytest.approx(
+        optimize.brentq(lambda e: special.i0(100 * math.exp(-e)) - 20, 1, 5), abs=0.05
+    )
+
+
+@pytest.mark.parametrize(
+    ("correct", "guesses", "split", "message"),
+    [
+        (5, 8, Split(5, 5), "of 10 canaries 5 are heads and 5 are called so; then all must be guessed, and at most 10"),
+        (9, 10, Split(5, 3), "and at most 8 guesses can be right, got 9 of 10"),
+        (5, 10, Split(11, 5), "of 10 canaries 11 are heads"),
+    ],
+)
+def test_splits_that_cannot_be(correct: int, guesses: int, split: Split, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        one_run_p(correct, guesses, canaries=10, epsilon=0.0, split=split)
+    with pytest.raises(UsageError, match="split: counts must not be negative, got -1 heads and 3 called"):
+        Split(-1, 3)
 
 
 # -- known truth ---------------------------------------------------------------------------------------------------

@@ -72,6 +72,7 @@ def test_what_is_no_number_is_never_read(token: str, place: str) -> None:
     ("text", "message"),
     [
         (b"", "not readable as JSON"),
+        (b"%PDF-1.7\xff", "a PDF; name its audit.json"),
         (b"{", "not readable as JSON"),
         (b"\xff\xfe", "not readable as JSON"),
         (b"[" * 200_000, "not readable as JSON"),

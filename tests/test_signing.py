@@ -101,7 +101,7 @@ def _few_shuffles() -> Iterator[None]:
 @functools.cache
 def audited() -> tuple[AuditResult, bytes]:
     return result_of(
-        evidence(1, oracles=19, requested=20, twins=20, canaries=20, leak_canaries=2.0),
+        evidence(1, oracles=19, requested=20, twins=20, canaries=20, leak_canaries=2.0, outputs=True),
         plan(tolerances=Tolerances(auc=0.15)),
     )
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from audit_samples import class_evidence, evidence, plan, result_of
+from audit_samples import class_evidence, evidence, plan, registered, result_of
 from safetensors.numpy import load, save
 from sample_result import sample
 from stress_samples import stress_evidence
@@ -22,7 +22,7 @@ from unlearnkit.audits import controls
 from unlearnkit.audits.audit import save_audit
 from unlearnkit.audits.battery import BATTERY
 from unlearnkit.audits.designs import Plan, Tolerances
-from unlearnkit.audits.evidence import SWAP, TREATED, UNTRAINED, Evidence
+from unlearnkit.audits.evidence import Evidence
 from unlearnkit.audits.registration import late, register
 from unlearnkit.audits.verify import Verified, verify_file
 from unlearnkit.audits.worst_case.gaps import Answers, Looked
@@ -45,20 +45,20 @@ def _few_shuffles() -> Iterator[None]:
 @functools.cache
 def written(kind: str = "examples") -> tuple[AuditResult, bytes]:
     if kind == "class":
-        return result_of(class_evidence(1, oracles=19), plan(kind="class"))
+        return result_of(class_evidence(1, oracles=19, outputs=True), plan(kind="class"))
     if kind == "hours":
         made = evidence(1, oracles=6, requested=12, twins=12, canaries=0, unlearned=6, outputs=True)
         other = stress_evidence(1, found=("memorized", "class"), leak={"memorized": 4.0})
         fixed = plan(tier="hours", classes=sample("fail").result.data.classes)
         return result_of(dataclasses.replace(made, stress=other), fixed)
     if kind == "seconds":
-        return result_of(evidence(1, oracles=0), plan(tier="seconds"))
+        return result_of(evidence(1, oracles=0, outputs=True), plan(tier="seconds"))
     if kind == "groups":
         made = evidence(1, oracles=5, requested=20, twins=20, canaries=0, outputs=True)
         made = dataclasses.replace(made, answer_group=np.arange(300) % 2, group_names=("north", "south"))
         return result_of(made, plan(classes=sample("fail").result.data.classes, groups=("north", "south")))
     return result_of(
-        evidence(1, oracles=19, requested=40, twins=40, canaries=40, leak_canaries=2.0),
+        evidence(1, oracles=19, requested=40, twins=40, canaries=40, leak_canaries=2.0, outputs=True),
         plan(tolerances=Tolerances(auc=0.15)),
     )
 
@@ -96,16 +96,6 @@ def step(value: Any) -> Any:
     spot = max(i for i, letter in enumerate(text.split("e")[0]) if letter in "0123456789")
     spot = min(spot, text.find(".") + 3 if "." in text else spot)
     return json.loads(text[:spot] + str((int(text[spot]) + 1) % 10) + text[spot + 1 :])
-
-
-def registered(made: Evidence) -> dict[str, Any]:
-    """The models that an audit with this evidence would have registered."""
-    ensemble, swapped = ([] if part is None else part for part in (made.ensemble, made.swapped))
-    counts = {"original": 1, "audited": 1, "oracles": made.oracles + bool(made.oracles), "ensemble": len(ensemble)}
-    counts |= {name: values.size for name, values in made.readings.items()}
-    counts |= {f"{name}/original": 1 for name in (TREATED, UNTRAINED) if name in made.told}
-    counts |= {f"{SWAP}/pairs": 2 * len(swapped)} if len(swapped) else {}
-    return {name: ["a" * 64] * count for name, count in counts.items()}
 
 
 def verified(folder: Path, result: AuditResult, sidecar: bytes, fixed: Plan, **registered: Any) -> Verified:
@@ -313,7 +303,9 @@ def test_examples_that_changed_their_group_are_told(tmp_path: Path) -> None:
 
 def test_oracles_that_failed_are_counted(tmp_path: Path) -> None:
     """Three of 22 are missing: the verdict says so, and nobody can leave them out of the file."""
-    result, sidecar = result_of(evidence(1, oracles=19), plan(), missing=("oracle 3: x", "oracle 7: y", "oracle 9: z"))
+    result, sidecar = result_of(
+        evidence(1, oracles=19, outputs=True), plan(), missing=("oracle 3: x", "oracle 7: y", "oracle 9: z")
+    )
     control = next(control for control in result.controls if control.name == "all oracles retrained")
     assert not control.passed
     assert control.sentence.startswith("3 of 22 retrained references are missing;")
@@ -495,13 +487,92 @@ def nobody_unseen(made: Evidence) -> Evidence:
 def test_nothing_that_a_row_is_read_off_can_be_taken_out(
     tmp_path: Path, take: Callable[[Evidence], Evidence], named: str
 ) -> None:
-    """Judged anew without it, everything follows from the evidence that is left."""
+    """Judged anew without it, everything follows from the evidence that is left; only the registration tells."""
     whole, fixed = complete(), plan(oracles=6, classes=CLASSES)
     result, sidecar = result_of(take(whole), fixed)
     told = dict(canaries=result.canaries, models=registered(whole))
     checked = verified(tmp_path, result, sidecar, fixed, **told)
     assert checked.checks[-1].sentence.startswith(named)
-    assert verify_file(save_audit(tmp_path / "unregistered", result, sidecar)).passed
+    unregistered = verify_file(save_audit(tmp_path, dataclasses.replace(result, registration=None), sidecar))
+    assert [(check.name, check.passed) for check in unregistered.checks] == [
+        ("evidence", True),
+        ("verdict", True),
+        ("registration", False),
+    ]
+    assert unregistered.checks[-1].sentence == (
+        "there is none; an audit writes down what it will look at, and how it judges, before any score"
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (
+            lambda body: body["method"].update(name="Retrain"),
+            "method.name is 'Retrain' in the file, its spec gives 'Sal",
+        ),
+        (
+            lambda body: body["method"]["params"].update(epochs=9),
+            "method.params.epochs is 9 in the file, its spec give",
+        ),
+        (
+            lambda body: body["method"]["params"].update(lr=0.5),  # not in the spec
+            "method.params.lr is 0.5 in the file, its spec gives 0.0",
+        ),
+        (lambda body: body["method"].update(saw=[]), "method.saw is [] in the file, its spec gives ['forget_inputs', "),
+        (lambda body: body["method"].update(saw=None), "method.saw is None in the file, its spec gives ['forget_inp"),
+        (lambda body: body["method"].update(sentence="Exact."), "method.sentence is 'Exact.' in the file, its spec "),
+        (lambda body: body["method"].update(seed=7), "method.seed is 7 in the file, its spec gives "),
+        (lambda body: body["model"]["recipe"].update(epochs=99), "model.recipe.epochs is 99 in the file, its spec giv"),
+        (lambda body: body["model"]["recipe"].update(privacy={"clip": 1}), "model.recipe.privacy is {'clip': 1} in t"),
+        (lambda body: body["model"].update(architecture="vit"), "model.architecture is 'vit' in the file, its spec gi"),
+        (lambda body: body["data"].update(source="npz:x"), "data.source is 'npz:x' in the file, its spec gives 'digit"),
+        (lambda body: body["canaries"].update(opened=False), "canaries.opened is False in the file, its spec gives T"),
+        (lambda body: body["oracles"]["seeds"].__setitem__(4, 5), "oracles.seeds[4] is 5 in the file, its spec gives "),
+        (lambda body: body["oracles"].update(held_out_seed=5), "oracles.held_out_seed is 5 in the file, its spec giv"),
+        (lambda body: body["spec"].update(method={"name": "none"}), "method.name is 'SalUn' in the file, its spec giv"),
+        (lambda body: body["spec"]["audit"].update(unlearned="x"), "method.name is 'SalUn' in the file, its spec giv"),
+        (
+            lambda body: body["spec"].update(canaries={"count": 80, "kind": "patch"}),
+            "canaries.opened is True in the file, its spec gives False",
+        ),
+        (
+            lambda body: (
+                body["spec"].update(canaries={"count": 80, "kind": "patch"}),
+                body["canaries"].update(opened=False),
+            ),
+            "canaries.kind is 'shuffled label' in the file, its spec gives 'patch'",
+        ),
+        (
+            lambda body: body["spec"].pop("method"),
+            "the spec in the file is none (spec: a [method] section is needed, or audit.unlearned with the weights ",
+        ),
+        (
+            lambda body: body["spec"].update(recipe={"epoch": 3}),
+            "the spec in the file is none (spec: recipe.epoch: unk",
+        ),
+    ],
+)
+def test_what_the_spec_says_is_not_taken_as_stated(
+    tmp_path: Path, change: Callable[[Body], Any], sentence: str
+) -> None:
+    path = saved(tmp_path)
+    forge(path, lambda body: (change(body), None)[1])
+    checked = verify_file(path)
+    assert [(check.name, check.passed) for check in checked.checks] == [
+        ("evidence", True),
+        ("verdict", True),
+        ("spec", False),
+    ]
+    assert checked.checks[-1].sentence.startswith(sentence)
+
+
+def test_a_request_that_its_spec_does_not_name(tmp_path: Path) -> None:
+    path = saved(tmp_path)
+    forge(path, lambda body: body["spec"].update(deletion={"id": "DR-other"}))
+    assert verify_file(path).checks[-1].sentence == (
+        "request.id is 'DR-2026-017' in the file, its spec gives 'DR-other'"
+    )
 
 
 def test_readings_of_an_oracle_that_failed_are_not_missed(tmp_path: Path) -> None:
@@ -635,9 +706,15 @@ def cut(one: Looked, ids: int) -> Looked:
 def test_missing_files(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such file"):
         verify_file(tmp_path / "audit.json")
-    with pytest.raises(UsageError, match="no such file"):
+    with pytest.raises(
+        UsageError, match=r"is a folder; name a file, a report\.pdf, or an audit.json with its evidence"
+    ):
         verify_file(tmp_path)
     path = saved(tmp_path)
+    with pytest.raises(UsageError, match=re.escape(f"{tmp_path}: is a folder; name a file, {path}")):
+        verify_file(tmp_path)
+    with pytest.raises(UsageError, match="is a folder; name a file"):
+        verify_file(path, trust=tmp_path)
     (tmp_path / "evidence.safetensors").unlink()
     with pytest.raises(UsageError, match=r"its evidence 'evidence\.safetensors' does not lie beside it"):
         verify_file(path)
@@ -723,6 +800,21 @@ def _with_attachment(document: bytes, audit: bytes, sidecar: bytes) -> bytes:
     out = io.BytesIO()
     writer.write(out)
     return out.getvalue()
+
+
+def test_what_is_no_pdf_or_a_damaged_one_is_told_in_our_words_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "report.pdf"
+    path.write_text("hello")
+    with pytest.raises(
+        UsageError, match=r"report\.pdf: is no PDF, whatever its name says; give the report as unlearnkit"
+    ):
+        verify_file(path)
+    path.write_bytes(pdf()[: len(pdf()) // 2])
+    with pytest.raises(UsageError, match=r"report\.pdf: a damaged PDF"):
+        verify_file(path)
+    assert not caplog.records  # pypdf says nothing beside
 
 
 @pytest.mark.parametrize("name", ["report.html", "card.md"])

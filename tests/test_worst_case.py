@@ -15,13 +15,14 @@ from unlearnkit.attacks import ATTACKS
 from unlearnkit.audits import audit, cli
 from unlearnkit.audits.case import prepare
 from unlearnkit.audits.spec import parse_spec
+from unlearnkit.audits.verify import verify_file, verify_worst_case
 from unlearnkit.audits.worst_case.gaps import Instruments
 from unlearnkit.audits.worst_case.search import plan, save_worst_case, worst_case
 from unlearnkit.fleet import Fleet
 from unlearnkit.hardest import WorstCase
 from unlearnkit.reports.pdf import PdfReader
 from unlearnkit.reports.worst_case import render, write_page
-from unlearnkit.result import UsageError
+from unlearnkit.result import Interval, UsageError
 from unlearnkit.store import Store
 
 DATA = """
@@ -68,6 +69,17 @@ def work(tmp_path, write_module):
         return plan(case, Fleet(case.sets, Store(tmp_path / "store"), processes=1), ATTACKS)
 
     return make
+
+
+@pytest.fixture(scope="module")
+def near(tmp_path_factory):
+    """A whole search and its evidence, for tests that only read them."""
+    folder = tmp_path_factory.mktemp("near")
+    (folder / "near_data.py").write_text(DATA)
+    spec = parse_spec({**body(search="near"), "data": {"source": "near_data:blobs"}}, folder=folder)
+    case = prepare(spec)
+    made = plan(case, Fleet(case.sets, Store(folder / "store"), processes=1), ATTACKS)
+    return worst_case(made, instruments=Instruments(), command="unlearnkit worst-case")
 
 
 @pytest.mark.parametrize(
@@ -220,9 +232,102 @@ def test_a_result_that_was_changed_or_is_none_is_refused(work, tmp_path):
     write_page(path, tmp_path / "page/a.pdf")
     write_page(path, tmp_path / "page/b.pdf")
     assert Path(tmp_path / "page/a.pdf").read_bytes() == Path(tmp_path / "page/b.pdf").read_bytes()
+    for name in ("worst_case.json", "a.pdf"):
+        checks = verify_worst_case(tmp_path / "page" / name)
+        assert all(check.passed for check in checks), checks
+        assert [check.name for check in checks] == ["evidence", "certificate", "forget.txt", "pages"][
+            : 3 + (name[0] == "a")
+        ]
+        with pytest.raises(UsageError, match="a worst-case result and not an audit; it says what is hard to forget"):
+            verify_file(tmp_path / "page" / name)
+    whole = (tmp_path / "page/a.pdf").read_bytes()
+    (tmp_path / "page/a.pdf").write_bytes(whole + b"% more\n")
+    assert [check.passed for check in verify_worst_case(tmp_path / "page/a.pdf")] == [True, True, True, False]
+    (tmp_path / "page/a.pdf").write_bytes(whole)
+    ids = (tmp_path / "page/forget.txt").read_bytes()
+    (tmp_path / "page/forget.txt").write_bytes(ids[ids.index(b"\n") + 1 :])
+    [bad] = [check for check in verify_worst_case(path) if not check.passed]
+    assert (bad.name, bad.sentence) == ("forget.txt", "holds other ids than 'near' has")
+    (tmp_path / "page/forget.txt").unlink()
+    (tmp_path / "page/worst_case.safetensors").write_bytes(evidence + b"x")
+    assert [check.passed for check in verify_worst_case(path)] == [False, True]
     (tmp_path / "page/worst_case.safetensors").unlink()
+    with pytest.raises(UsageError, match=r"its evidence 'worst_case\.safetensors' does not lie beside it"):
+        verify_worst_case(path)
     with pytest.raises(UsageError, match=r"worst_case.safetensors: cannot be read \(No such file or directory\)"):
         write_page(path, tmp_path / "page/a.pdf")
+
+
+def first_of(result, field, **changes):
+    """The result with its first set, search, cell or row changed."""
+    first, *rest = getattr(result, field)
+    return dataclasses.replace(result, **{field: (dataclasses.replace(first, **changes), *rest)})
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (
+            lambda r: first_of(r, "hardness", p=0.01),
+            "hardness.near..retrained UA.p is 0.01 in the file, its ids and cells",
+        ),
+        (lambda r: first_of(r, "hardness", found=99.0), "hardness.near..retrained UA.found is 99.0 in the file"),
+        (lambda r: dataclasses.replace(r, hardness=r.hardness[1:]), "hardness is [["),
+        (lambda r: dataclasses.replace(r, hardness=(r.hardness[0], *r.hardness)), "hardness, each once is "),
+        (
+            lambda r: first_of(r, "cells", average_gap=Interval(None, 0.5, None)),
+            "hardness.near.FineTune.average gap.found",
+        ),
+        (lambda r: dataclasses.replace(r, cells=r.cells[:-1]), "cells is [["),
+        (lambda r: first_of(r, "sets", fingerprint="0" * 64), "sets.near.fingerprint is '0000"),
+        (
+            lambda r: first_of(r, "searches", ids=r.searches[0].ids[1:]),
+            "sets.near.size is 6 in the file, its ids and cel",
+        ),
+        (lambda r: first_of(r, "searches", scores=()), "searches.near.scores is 0 in the file"),
+        (
+            lambda r: first_of(r, "searches", set="far"),
+            "searches[0] is 'far' in the file, its ids and cells give 'near'",
+        ),
+        (lambda r: first_of(r, "sets", retrained={}), "hardness.near..retrained UA is {"),
+    ],
+)
+def test_a_certificate_that_does_not_follow_from_its_own_cells_is_refused(near, tmp_path, change, sentence):
+    result, evidence = near
+    checks = verify_worst_case(save_worst_case(tmp_path, change(result), evidence))
+    assert [check.name for check in checks if not check.passed][:1] == ["certificate"]
+    assert checks[1].sentence.startswith(sentence)
+
+
+def test_the_command_verifies_a_worst_case_and_says_that_it_is_no_audit(near, tmp_path, monkeypatch, capsys):
+    result, evidence = near
+    path = save_worst_case(tmp_path, result, evidence)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["unlearnkit", "verify", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        said = capsys.readouterr()
+        return stop.value.code or 0, " ".join((said.out + said.err).split())
+
+    code, said = run(path)
+    assert (code, "VERIFIED a worst-case result and not an audit: what its models answered is taken as" in said) == (
+        0,
+        True,
+    )
+    assert "ok certificate: 6 sets and 3 rows of hardness follow from its ids and cells ok forget.txt: holds" in said
+    code, said = run(path, "--trust", path)
+    assert (code, "a worst-case result and not an audit; it says what is hard" in said) == (2, True)
+    code, said = run(tmp_path)
+    assert (code, f"is a folder; name a file, {path}" in said) == (2, True)
+    path.write_text(path.read_text().replace('"oracles": 2', '"oracles": 3', 1))
+    code, said = run(path)
+    assert (code, said.startswith("NO digest: ") and "REFUSED" in said) == (1, True)
+    (tmp_path / "forget.txt").write_text("nobody\n")
+    save_worst_case(tmp_path, result, evidence)
+    (tmp_path / "forget.txt").write_text("nobody\n")
+    code, said = run(path)
+    assert (code, "NO forget.txt: holds other ids than 'near' has" in said) == (1, True)
 
 
 def test_the_hardest_images_are_those_of_the_ids(work):

@@ -449,7 +449,7 @@ class AuditResult:
     @classmethod
     def from_json(cls, text: str | bytes, *, what: str = "audit.json") -> AuditResult:
         """Read and validate; refuses a newer schema, a file that is not a result, and one whose digest is wrong."""
-        return opened(cls, text, what=what, kind="audit result", mark="battery", schema=SCHEMA)
+        return opened(cls, text, what=what, kind="audit result", mark="battery", schema=SCHEMA, file="audit.json")
 
 
 def sealed(result: Any) -> str:
@@ -458,11 +458,15 @@ def sealed(result: Any) -> str:
     return json.dumps({**body, "digest": _digest(body)}, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def opened(cls: type[T], text: str | bytes, *, what: str, kind: str, mark: str, schema: int) -> T:
+def opened(
+    cls: type[T], text: str | bytes, *, what: str, kind: str, mark: str, schema: int, file: str = "JSON file"
+) -> T:
     """Read and validate what `sealed` wrote; `Changed` where the digest is wrong, else `UsageError` in one sentence.
 
-    mark: a field that no other kind of result has.
+    mark: a field that no other kind of result has. file: what to name instead of a page.
     """
+    if text[:5] in ("%PDF-", b"%PDF-"):
+        raise UsageError(f"{what}: a PDF; name its {file}")
     try:
         body = json.loads(text, parse_constant=_refuse)
         json.dumps(body, allow_nan=False)  # 1e999 reads as infinity
@@ -502,7 +506,12 @@ def _digest(body: dict[str, Any]) -> str:
 
 def evidence_path(audit: Path, result: AuditResult) -> Path:
     """Where the sidecar of a result file lies: beside it, and nowhere else."""
-    name = result.evidence.file
+    return beside(audit, result.evidence)
+
+
+def beside(audit: Path, evidence: Evidence) -> Path:
+    """`evidence_path` of a result of any kind."""
+    name = evidence.file
     if name in ("", ".", "..") or Path(name).name != name or "\\" in name or "\0" in name:
         raise UsageError(f"{audit}: the evidence must be a file beside the result, got {name!r}")
     return audit.parent / name

@@ -19,7 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special, stats
 
-from unlearnkit.audits.statistics.epsilon import gaussian_epsilon, one_run_epsilon, one_run_guesses, split_epsilon
+from unlearnkit.audits.statistics.epsilon import (
+    Split,
+    gaussian_epsilon,
+    one_run_epsilon,
+    one_run_guesses,
+    split_epsilon,
+)
 from unlearnkit.audits.statistics.roc import check_share
 from unlearnkit.result import UsageError
 
@@ -36,13 +42,19 @@ class Games:
 
 @dataclass(frozen=True)
 class Mechanism(ABC):
-    """Something of known epsilon that m canaries are put into, each by a fair coin of its own."""
+    """Something of known epsilon that m canaries are put into, each by a fair coin of its own.
+
+    heads: so many of them are put in, every such set being equally likely, as `canaries.draw` does; None: fair coins.
+    """
 
     canaries: int = dataclasses.field(default=200, kw_only=True)
+    heads: int | None = dataclasses.field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         if self.canaries < 1:
             raise UsageError(f"canaries must be a count of at least 1, got {self.canaries}; pass a number of coins")
+        if self.heads is not None and not 0 <= self.heads <= self.canaries:
+            raise UsageError(f"heads must lie between 0 and canaries = {self.canaries}, got {self.heads}; take half")
 
     @abstractmethod
     def epsilon(self, *, delta: float) -> float:
@@ -53,7 +65,9 @@ class Mechanism(ABC):
         """So many games, independent of each other."""
 
     def _tossed(self, repetitions: int, rng: np.random.Generator) -> NDArray[np.bool_]:
-        return rng.random((repetitions, self.canaries)) < 0.5
+        if self.heads is None:
+            return rng.random((repetitions, self.canaries)) < 0.5
+        return rng.permuted(np.tile(np.arange(self.canaries) < self.heads, (repetitions, 1)), axis=1)
 
 
 @dataclass(frozen=True)
@@ -200,17 +214,20 @@ def one_run_bounds(
 ) -> NDArray[np.float64]:
     """`one_run_epsilon` [repetitions] of independent games, from the registered numbers of guesses.
 
+    A mechanism with a fixed number of heads is held against the law of such a split; then every canary is guessed.
+
     Raises `UsageError` as `one_run_guesses` and `one_run_epsilon` do, and for fewer than one repetition.
     """
     _check_count("repetitions", repetitions)
     games = mechanism.play(repetitions, np.random.default_rng(seed))
+    split = None if mechanism.heads is None else Split(mechanism.heads, positive)
     known: dict[int, float] = {}
     bounds = []
     for scores, heads in zip(games.scores, games.heads, strict=True):
         correct, guesses = one_run_guesses(scores, heads, positive=positive, negative=negative)
         if correct not in known:
             known[correct] = one_run_epsilon(
-                correct, guesses, canaries=mechanism.canaries, delta=delta, confidence=confidence
+                correct, guesses, canaries=mechanism.canaries, delta=delta, confidence=confidence, split=split
             )
         bounds.append(known[correct])
     return np.array(bounds)
@@ -225,7 +242,7 @@ def two_world_bounds(
     """
     _check_count("repetitions", repetitions)
     _check_count("runs", runs)
-    alone = dataclasses.replace(mechanism, canaries=1)
+    alone = dataclasses.replace(mechanism, canaries=1, heads=None)
     rng = np.random.default_rng(seed)
     bounds = []
     for repetition in range(repetitions):

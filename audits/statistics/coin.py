@@ -32,7 +32,8 @@ class CoinResult:
 
     `auc`: heads against tails with DeLong limits. `p`: exact two-sided permutation p-value of "the scores know nothing
     of the coins". `p_tolerance`: p-value of "|AUC - 0.5| is at most the tolerance". `mde`: smallest |AUC - 0.5| found
-    with the given power; above 0.5 nothing can be found. `guesses`, `correct`: every canary is guessed heads or tails.
+    with the given power; above 0.5 nothing can be found. `guesses`, `correct`: every canary is guessed heads or tails,
+    `called` of them heads.
     `p_guesses`: exact one-sided tail of `correct` (too many right guesses; heads scored lower is for `p` to see).
     `epsilon_set`: lower confidence limit in nats for the joint deletion of all heads, not for one record.
     """
@@ -47,6 +48,7 @@ class CoinResult:
     correct: int
     p_guesses: float
     epsilon_set: float
+    called: int
 
 
 def coin_test(
@@ -144,7 +146,7 @@ def coin_tests(
 
     def result(scores: NDArray[np.float64], p: float) -> CoinResult:
         members, nonmembers = scores[heads], scores[~heads]
-        correct, log_tail = _guess(scores, heads, groups)
+        correct, called, log_tail = _guess(scores, heads, groups)
         return CoinResult(
             auc=auc_interval(members, nonmembers, confidence=confidence),
             p=p,
@@ -156,6 +158,7 @@ def coin_tests(
             correct=correct,
             p_guesses=max(math.exp(log_tail), sys.float_info.min),  # a p-value is never 0
             epsilon_set=_epsilon(log_tail, significance=significance, delta=delta),
+            called=called,
         )
 
     return tuple(result(*pair) for pair in zip(several, p, strict=True))
@@ -287,9 +290,9 @@ def _tolerance_p(members: NDArray[np.float64], nonmembers: NDArray[np.float64], 
     return min(1.0, max(p, sys.float_info.min))
 
 
-def _guess(scores: NDArray[np.float64], heads: NDArray[np.bool_], groups: NDArray[np.int64]) -> tuple[int, float]:
-    """Right guesses of all canaries and the natural logarithm of their exact upper tail."""
-    correct, hit, lowest = 0, 0, 0
+def _guess(scores: NDArray[np.float64], heads: NDArray[np.bool_], groups: NDArray[np.int64]) -> tuple[int, int, float]:
+    """Right guesses of all canaries, how many are guessed heads, and the logarithm of the exact upper tail."""
+    correct, called, hit, lowest = 0, 0, 0, 0
     law = np.zeros(1)  # log-probabilities of the number of guessed heads that are heads, from `lowest` upwards
     for g in range(int(groups.max()) + 1):
         own, coins = scores[groups == g], heads[groups == g]
@@ -309,8 +312,9 @@ def _guess(scores: NDArray[np.float64], heads: NDArray[np.bool_], groups: NDArra
         law = _log_convolve(law, part)
         lowest += int(hits[0])
         hit += right
+        called += guessed
         correct += right + tail_count - (guessed - right)
-    return correct, min(0.0, _log_sum(law[hit - lowest :]))
+    return correct, called, min(0.0, _log_sum(law[hit - lowest :]))
 
 
 def _log_choose(n: int, k: NDArray[np.int64]) -> NDArray[np.float64]:

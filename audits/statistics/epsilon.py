@@ -308,17 +308,57 @@ def gaussian_mu(epsilon: float, *, delta: float) -> float:
 # -- one training run ----------------------------------------------------------------------------------------------
 
 
-def one_run_p(correct: int, guesses: int, *, canaries: int, epsilon: float, delta: float = 0.0) -> float:
+@dataclass(frozen=True)
+class Split:
+    """Coins of which a fixed number fall heads, every such set being equally likely, as `canaries.draw` tosses them.
+
+    called: how many canaries are guessed heads; all others are guessed tails, and none is left out. Raises `UsageError`
+    for a negative count.
+    """
+
+    heads: int
+    called: int
+
+    def __post_init__(self) -> None:
+        if min(self.heads, self.called) < 0:
+            raise UsageError(f"split: counts must not be negative, got {self.heads} heads and {self.called} called")
+
+
+def one_run_p(
+    correct: int, guesses: int, *, canaries: int, epsilon: float, delta: float = 0.0, split: Split | None = None
+) -> float:
     """P-value of "(epsilon, delta)-DP for every single canary" from `correct` of `guesses` coins (Steinke 2023).
 
     min(1, P[B >= v] + 2 m delta max_{1 <= i <= v} P[v > B >= v - i] / i) with B ~ Bin(r, 1 / (1 + e**-epsilon)),
     r guesses, v of them right, m canaries each thrown in by a fair coin of its own (audits.md 4.4). Which canaries are
     guessed and how many must be fixed without the coins; for the best of several (r, v) it does not hold.
-    Raises `UsageError` unless 0 <= correct <= guesses <= canaries, guesses >= 1, epsilon >= 0 and delta lies in [0, 1).
+
+    split: the coins were not thrown one by one, but a set of h heads was drawn among m canaries, all of them guessed, g
+    of them heads. Then the count K of heads among the g follows at most Fisher's noncentral hypergeometric law f with
+    odds e**(2 epsilon), f(k) ~ C(g, k) C(m - g, h - k) e**(2 epsilon k): independent coins given their sum have just
+    this law, and no mechanism has a larger tail. Proof by swaps. Let Q(k) = P[K = k], a(k) = k (m - g - h + k) and
+    b(k) = (g - k)(h - k). A set S of heads with K = k + 1 has a(k + 1) neighbors with K = k, one of its called heads
+    traded for an uncalled tail; one with K = k is such a neighbor b(k) times. Taking one canary out and putting another
+    in changes every probability by at most a factor e**(2 epsilon) and (1 + e**epsilon) delta. At delta = 0 therefore
+    a(k + 1) Q(k + 1) <= e**(2 epsilon) b(k) Q(k), with equality for f: the likelihood ratio Q / f falls, and
+    P[K >= k] <= F = f[K >= k]. For delta > 0 sum the same over k with weights c(k) >= 0, where c solves
+    c(k - 1) a(k) - e**(2 epsilon) b(k) c(k) = 1[k >= v] - F (Stein's equation): all h (m - h) swaps of a set together
+    add at most their delta times the largest weight, so that
+
+        P[K >= v] <= F + h (m - h)(1 + e**epsilon) delta max c,
+        c(k - 1) = (f[K >= max(k, v)] - F f[K >= k]) / (a(k) f(k)).
+
+    Nothing else is assumed, except that for delta > 0 g does not follow from the scores: it is the registered number,
+    and scores that are tied across that place are the exception. Guesses that such ties leave out count as wrong.
+
+    Raises `UsageError` unless 0 <= correct <= guesses <= canaries, guesses >= 1, epsilon >= 0 and delta lies in [0, 1),
+    and for a split whose guesses are not all canaries, or cannot be right so often.
     """
     _check_guesses(correct, guesses, canaries)
     _check_epsilon(epsilon)
     _check_delta(delta)
+    if split is not None:
+        return _split_p(correct, guesses, canaries, split, epsilon=epsilon, delta=delta)
     right = float(special.expit(epsilon))
     p = float(stats.binom.sf(correct - 1, guesses, right))
     if delta > 0.0 and correct:
@@ -327,10 +367,45 @@ def one_run_p(correct: int, guesses: int, *, canaries: int, epsilon: float, delt
     return min(1.0, p)
 
 
+def _split_p(correct: int, guesses: int, canaries: int, split: Split, *, epsilon: float, delta: float) -> float:
+    """`one_run_p` of a split of fixed size, in logarithms."""
+    m, h, g = canaries, split.heads, split.called
+    least, most = max(0, g + h - m), min(g, h)
+    hits = max(least, -((m - g - h - correct) // 2))  # right are the called heads and the uncalled tails
+    if guesses != m or max(g, h) > m or hits > most:
+        raise UsageError(
+            f"split: of {m} canaries {h} are heads and {g} are called so; then all must be guessed, and at most "
+            f"{2 * min(g, h) + m - g - h} guesses can be right, got {correct} of {guesses}"
+        )
+    k = np.arange(least, most + 1)
+    law = -special.gammaln(k + 1) - special.gammaln(g - k + 1) - special.gammaln(h - k + 1)
+    law += -special.gammaln(m - g - h + k + 1) + 2 * epsilon * k
+    law -= special.logsumexp(law)
+    above = np.minimum(np.logaddexp.accumulate(law[::-1])[::-1], 0.0)  # ln f[K >= k]
+    tail, v = float(above[hits - least]), hits - least
+    p = math.exp(tail)
+    if delta > 0.0 and k.size > 1:
+        below = np.logaddexp.accumulate(law)[:-1]  # ln f[K < k], from the second k on
+        rest = float(np.logaddexp.reduce(law[:v])) if v else -math.inf
+        weights = np.where(np.arange(1, k.size) >= v, above[1:] + rest, below + tail)
+        weights -= np.log(k[1:]) + np.log(m - g - h + k[1:]) + law[1:]
+        more = float(np.max(weights)) + math.log(h * (m - h) * delta) + float(np.logaddexp(0.0, epsilon))
+        p += math.exp(min(more, 0.0))
+    return min(1.0, p)
+
+
 def one_run_epsilon(
-    correct: int, guesses: int, *, canaries: int, confidence: float = 0.95, delta: float = 0.0
+    correct: int,
+    guesses: int,
+    *,
+    canaries: int,
+    confidence: float = 0.95,
+    delta: float = 0.0,
+    split: Split | None = None,
 ) -> float:
     """Lower confidence limit of the per-record epsilon (nats) from one run: the largest with `one_run_p` < alpha.
+
+    split: None for coins thrown one by one; otherwise a set of fixed size was drawn, as `canaries.draw` does.
 
     Found by bisection: p rises with epsilon as long as B is expected below `correct`, and beyond that it is far above
     any usual alpha. This is the epsilon of one record, not of the whole request (that is `coin.epsilon_set`).
@@ -340,7 +415,10 @@ def one_run_epsilon(
     _check_guesses(correct, guesses, canaries)
     _check_delta(delta)
     return _crossing(
-        lambda epsilon: one_run_p(correct, guesses, canaries=canaries, epsilon=epsilon, delta=delta) >= 1.0 - confidence
+        lambda epsilon: (
+            one_run_p(correct, guesses, canaries=canaries, epsilon=epsilon, delta=delta, split=split)
+            >= 1.0 - confidence
+        )
     )
 
 
@@ -479,7 +557,8 @@ def one_run_power(
     """Chance that `one_run_epsilon` exceeds `tolerance` (nats) when every canary leaks a true `epsilon` by itself.
 
     The truth is randomized response on every coin: each guess is right with probability 1 / (1 + e**-epsilon). Training
-    makes canaries interfere, so this is the most any attack can hope for.
+    makes canaries interfere, so this is the most any attack can hope for. For coins thrown one by one; a split of fixed
+    size shows less.
     Raises `UsageError` unless 1 <= guesses <= canaries, for a negative epsilon or tolerance, a confidence outside
     (0, 1) or a delta outside [0, 1).
     """
