@@ -292,6 +292,7 @@ def worst_case(
     from unlearnkit.audits.case import prepare
     from unlearnkit.audits.worst_case.search import IDS, plan, save_worst_case
     from unlearnkit.audits.worst_case.search import worst_case as find
+    from unlearnkit.audits.worst_case.standing import NO_WORST_CASE
     from unlearnkit.reports.worst_case import write_page
 
     spec = _spec(spec_path, None, device)
@@ -306,8 +307,10 @@ def worst_case(
     path = save_worst_case(out, result, evidence)
     write_page(path, out / "worst_case.pdf")
     _show_worst_case(result)
+    refuted = any(flag.name == NO_WORST_CASE and flag.sentence.startswith(IDS) for flag in result.flags)
+    hard = " (no worst case: see above)" if refuted else ""
     console.print(
-        f"result: {path}\nforget set: {out / IDS}\npage: {out / 'worst_case.pdf'}",
+        f"result: {path}\nforget set: {out / IDS}{hard}\npage: {out / 'worst_case.pdf'}",
         markup=False,
         highlight=False,
         soft_wrap=True,

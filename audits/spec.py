@@ -171,7 +171,7 @@ class WorstCaseSpec:
 
     search: SearchName = "bilevel"
     size: int | float = 0.1  # examples (or classes); below 1: a share of the training examples
-    id: str = "worst case"
+    id: str | None = None  # left out: that of [deletion], if it has one, else the name of the search
     seed: int = 0
     methods: list[str | dict[str, Any]] = field(default_factory=list)  # audited; empty: that of [method]
     against: list[str | dict[str, Any]] = field(default_factory=list)  # searched against; empty: the search's default

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 from numpy.typing import NDArray
 
-from unlearnkit.audits.statistics.hardness import among_random, mean_gap, mean_interval
+from unlearnkit.audits.statistics.hardness import Stand, among_random, mean_gap, mean_interval, stand
 from unlearnkit.audits.statistics.rank import oracle_rank
 from unlearnkit.audits.statistics.roc import auc
 from unlearnkit.hardest import FOUND
@@ -97,6 +97,19 @@ class Looked:
         return forget, retained, held_out
 
 
+@dataclass(frozen=True)
+class Standing:
+    """What holding a found set against the random ones beside it shows, for one method by one measure."""
+
+    method: str
+    set: str
+    measure: str  # as of `Hardness`
+    word: Stand
+    found: float
+    random: float  # mean of the random sets
+    beside: int  # how many
+
+
 @dataclass(frozen=True, eq=False)
 class Certificate:
     """What was measured, and what it says of every found set."""
@@ -104,6 +117,7 @@ class Certificate:
     sets: tuple[SetRecord, ...]
     cells: tuple[Cell, ...]
     hardness: tuple[Hardness, ...]
+    standings: tuple[Standing, ...] = ()  # one for every row of hardness that is of a method
     flags: tuple[Flag, ...] = ()
 
 
@@ -114,7 +128,7 @@ def measured(looked: Sequence[Looked], *, classes: int, confidence: float, instr
     cells = tuple(
         _cell(one, method, confidence, instruments) for method in methods for one in looked if method in one.unlearned
     )
-    return Certificate(sets, cells, _hardness(looked, sets, cells, confidence))
+    return Certificate(sets, cells, *_hardness(looked, sets, cells, confidence))
 
 
 def average_gap(one: Looked, method: str) -> float:
@@ -229,13 +243,18 @@ def _aucs(attack: Attack, one: Looked, audited: Float[np.ndarray, "model point"]
 
 def _hardness(
     looked: Sequence[Looked], sets: Sequence[SetRecord], cells: Sequence[Cell], confidence: float
-) -> tuple[Hardness, ...]:
+) -> tuple[tuple[Hardness, ...], tuple[Standing, ...]]:
     """Every found set among the random ones beside it: what retraining itself answers, then every method's gaps."""
     rows: list[Hardness] = []
+    shown: list[Standing] = []
 
     def hold(method: str, name: str, measure: str, value: Callable[[str], float], like: list[str]) -> None:
-        among = among_random(value(name), [value(other) for other in like], confidence=confidence)
+        own, others = value(name), [value(other) for other in like]
+        among = among_random(own, others, confidence=confidence)
         rows.append(Hardness(method, name, measure, among.found, among.random, among.ratio, among.p))
+        if method:
+            word = stand(own, others, confidence=confidence)
+            shown.append(Standing(method, name, measure, word, own, among.random.value, len(others)))
 
     retrained = {one.name: one.retrained[UA].value for one in sets}
     by_pair = {(cell.method, cell.set): cell for cell in cells}
@@ -257,7 +276,7 @@ def _hardness(
                         lambda s, m=method, i=i: abs(by_pair[m, s].measures[i].gap.value),  # type: ignore[misc]
                         like,
                     )
-    return tuple(rows)
+    return tuple(rows), tuple(shown)
 
 
 def told(name: str, hardness: Sequence[Hardness], random: int) -> list[str]:
@@ -288,6 +307,7 @@ __all__ = [
     "Certificate",
     "Instruments",
     "Looked",
+    "Standing",
     "average_gap",
     "measured",
     "told",
