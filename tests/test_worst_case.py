@@ -21,8 +21,9 @@ from unlearnkit.audits.worst_case.search import plan, save_worst_case, worst_cas
 from unlearnkit.audits.worst_case.standing import NO_WORST_CASE, headline, standing_flags, standings
 from unlearnkit.fleet import Fleet
 from unlearnkit.hardest import WorstCase
+from unlearnkit.reports.numbers import number
 from unlearnkit.reports.pdf import PdfReader
-from unlearnkit.reports.worst_case import render, write_page
+from unlearnkit.reports.worst_case import _view, render, write_page
 from unlearnkit.result import UsageError
 from unlearnkit.store import Store
 
@@ -164,6 +165,15 @@ def test_every_search_goes_the_whole_way(work, changes):
         assert "on seeds and oracles that it never saw, the gap in" in result.sentences[-1]
     if changes["search"] == "group":
         assert {name.split("/")[0] for name in result.searches[0].ids} == {result.searches[0].settings["group"]}
+    own, others = result.cells[0], [c for c in result.cells if c.set != result.sets[0].name]
+    rows = _view(result, [])["measures"][0]["rows"]
+    usual = [
+        np.mean([c.measures[0].audited.value for c in others]),
+        np.mean([c.measures[0].oracles.value for c in others]),
+    ]
+    assert (rows[0]["name"], rows[0]["audited"]) == ("UA, %", number(own.measures[0].audited.value))
+    assert rows[0]["random"] == [number(float(mean)) for mean in usual]
+    assert _view(result, [])["counted"] == "UA, RA and TA"  # no efficacy among the instruments
     if changes["search"] == "class":
         assert render(result, evidence)[:5] == b"%PDF-"
 
@@ -194,7 +204,11 @@ def test_the_command_writes_ids_result_and_page_and_finds_the_same_again(tmp_pat
     assert len(ids) == 6
     pdf = PdfReader(tmp_path / "out/worst_case.pdf")
     assert set(pdf.attachments) == {"worst_case.json", "worst_case.safetensors"}
-    assert "SalUn" in pdf.pages[0].extract_text()
+    said = " ".join(pdf.pages[0].extract_text().split())
+    assert "Worst-case forget set: what the search found" in said
+    assert first.sentences[0] in said
+    assert "each method's UA, RA, TA and MIA efficacy lie from" in said.replace("’", "'")
+    assert "hardest" not in said
     # the ids are what a deletion reads
     case = prepare(parse_spec({**body(), "deletion": {"forget_ids": "out/forget.txt"}}, folder=tmp_path))
     from unlearnkit.audits.case import demand
@@ -258,10 +272,11 @@ def test_a_set_that_is_easier_or_like_random_ones_is_no_worst_case():
     assert said.startswith("The search found no set that is harder than random ones for SalUn (easier: average gap ")
     assert said.endswith(" on random sets); do not use it as a worst case.")
     assert flags[0].name == NO_WORST_CASE
-    assert flags[0].sentence.startswith("forget.txt holds memorized, which is not shown to be harder than random sets")
+    assert flags[0].sentence.startswith("forget.txt holds memorized, which is easier than random sets for SalUn")
     said, flags = stand_of({})
     assert "no set that is shown to be harder than random ones for SalUn (not shown to be harder: average gap" in said
     assert flags[0].name == NO_WORST_CASE
+    assert "which is not shown to be harder than random sets for SalUn: no worst case" in flags[0].sentence
     said, _ = stand_of({}, **{f"random {i}": -4.0 for i in range(1, 6)})
     assert "for SalUn (not shown to be harder: average gap" in said
     assert "or FineTune (easier: average gap" in said

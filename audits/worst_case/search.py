@@ -19,7 +19,7 @@ from safetensors.numpy import save
 import unlearnkit
 from unlearnkit.audits.case import Case, lend
 from unlearnkit.audits.records import data_record
-from unlearnkit.audits.spec import DeletionSpec, WorstCaseSpec
+from unlearnkit.audits.spec import DeletionSpec, WorstCaseSpec, naming
 from unlearnkit.audits.subjects import original_job
 from unlearnkit.audits.worst_case.apart import EvaluationSeeds, SearchSeeds
 from unlearnkit.audits.worst_case.arena import Arena, Found, check_needs
@@ -89,6 +89,11 @@ class Work:
 
 def plan(case: Case, fleet: Fleet, attacks: Mapping[str, type[Attack]]) -> Work:
     """Check everything that can be checked before a model is trained. Raises `UsageError` in one sentence."""
+    with naming(case.spec.file):
+        return _plan(case, fleet, attacks)
+
+
+def _plan(case: Case, fleet: Fleet, attacks: Mapping[str, type[Attack]]) -> Work:
     settings = case.spec.worst_case or WorstCaseSpec()
     if case.manifest is not None:
         raise UsageError(

@@ -56,9 +56,8 @@ def standing_flags(name: str, rows: Sequence[Standing], *, file: str, whole: boo
     flags = []
     if not any(one.word == "harder" for one in rows):
         methods = _joined([one.method for one in rows], "or")
-        flags.append(
-            Flag(NO_WORST_CASE, f"{where} is not shown to be harder than {others} for {methods}: no worst case.")
-        )
+        shown = "is easier" if all(one.word == "easier" for one in rows) else "is not shown to be harder"
+        flags.append(Flag(NO_WORST_CASE, f"{where} {shown} than {others} for {methods}: no worst case."))
     n, level = rows[0].beside, f"{100 * confidence:g} %"
     each = "; each method is asked on its own" if rows[1:] else ""
     flags.append(
