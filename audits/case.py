@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from unlearnkit.audits import canaries
 from unlearnkit.audits.duplicates import copies
-from unlearnkit.audits.spec import Spec
+from unlearnkit.audits.spec import Spec, naming
 from unlearnkit.data import Dataset, load
 from unlearnkit.jobs import Sets, TrainJob
 from unlearnkit.methods import method_named
@@ -96,6 +96,11 @@ def prepare(spec: Spec, *, sealed: Path | None = None) -> Case:
     sealed: where the manifest of canaries that are drawn here is kept. It is written before anything is trained, and
     read when it is there already, so that an interrupted run goes on with the same coins.
     """
+    with naming(spec.file):
+        return _prepare(spec, sealed)
+
+
+def _prepare(spec: Spec, sealed: Path | None) -> Case:
     device_of(spec.audit.device)
     folder = str(spec.folder.resolve())
     if folder not in sys.path:
@@ -185,7 +190,8 @@ def _sealed(spec: Spec, dataset: Dataset, sealed: Path | None) -> canaries.Manif
 
 def method_of(case: Case, *, required: bool = True) -> Method | None:
     """The method of the case's spec (`method_in`)."""
-    return method_in(case.spec, required=required)
+    with naming(case.spec.file):
+        return method_in(case.spec, required=required)
 
 
 def method_in(spec: Spec, *, required: bool = True) -> Method | None:
@@ -203,6 +209,11 @@ def method_in(spec: Spec, *, required: bool = True) -> Method | None:
 
 def demand(case: Case) -> Demand:
     """Resolve the request. A request for examples takes all canaries with it; a class takes those of its label."""
+    with naming(case.spec.file):
+        return _demand(case)
+
+
+def _demand(case: Case) -> Demand:
     wanted = case.spec.deletion
     if wanted is None:
         raise UsageError("spec: a [deletion] section is needed; say what is to be forgotten")

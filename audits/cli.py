@@ -92,6 +92,14 @@ def _root(
         os.environ["UNLEARNKIT_DEBUG"] = "1"
 
 
+class Interrupted(Exception):
+    """Ctrl-C while a fleet was at work, which had finished so many results."""
+
+    def __init__(self, made: int) -> None:
+        super().__init__()
+        self.made = made
+
+
 @contextlib.contextmanager
 def _progress(title: str) -> Iterator[Watch]:
     """One live view of the fleet: what runs, how much is done, what is left. Plain lines where there is no terminal."""
@@ -105,13 +113,17 @@ def _progress(title: str) -> Iterator[Watch]:
     )
     with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar:
         task = bar.add_task(title, total=None, left="")
-        told, total = -1, 0
+        told, total, step = -1, 0, ""
+        made, before = 0, 0  # results of this stretch and of those before it, without what was there already
 
         def watch(fleet: FleetProgress) -> None:
-            nonlocal told, total
-            if fleet.total != total and fleet.total - fleet.kept >= MANY:
+            nonlocal told, total, step, made, before
+            if (fleet.total, fleet.step) != (total, step) and fleet.total - fleet.kept >= MANY:
                 told = -1  # another long stretch
-            total = fleet.total
+            total, step = fleet.total, fleet.step
+            now = fleet.done - fleet.kept - fleet.failed
+            before, made = (before + made if now < made else before), now
+            named = f"{title}, {step}" if step else title
             left = _left(fleet)
             running = ", ".join(fleet.running[:2]) + (
                 f" and {len(fleet.running) - 2} more" if fleet.running[2:] else ""
@@ -121,7 +133,7 @@ def _progress(title: str) -> Iterator[Watch]:
                 task,
                 total=fleet.total,
                 completed=fleet.done,
-                description=f"{title}: {escape(running)}{failed}" if running else f"{title}{failed}",
+                description=f"{named}: {escape(running)}{failed}" if running else f"{named}{failed}",
                 left=left,
             )
             tenth = 10 * fleet.done // max(1, fleet.total)
@@ -130,11 +142,14 @@ def _progress(title: str) -> Iterator[Watch]:
                 kept = f", {fleet.kept} kept" if fleet.kept else ""
                 failures = f", {fleet.failed} failed" if fleet.failed else ""
                 errors.print(
-                    f"{title}: {fleet.done} of {fleet.total}{kept}{failures}{', ' + left if left else ''}",
+                    f"{named}: {fleet.done} of {fleet.total}{kept}{failures}{', ' + left if left else ''}",
                     highlight=False,
                 )
 
-        yield watch
+        try:
+            yield watch
+        except KeyboardInterrupt:
+            raise Interrupted(before + made) from None
 
 
 def _left(fleet: FleetProgress) -> str:
@@ -285,13 +300,16 @@ def worst_case(
 ) -> None:
     """Search the forget set that is hardest to forget, audit methods on it, and hold it against random sets.
 
-    Writes worst_case.json, forget.txt (the set, for deletion.forget_ids) and worst_case.pdf.
+    Writes worst_case.json, forget.txt (the set, for deletion.forget_ids) and worst_case.pdf, whose first sentence says
+    whether the set is harder than random ones. What is searched, and how, stands in \\[worst_case] of the spec; the
+    README lists its keys ("You ship models, and what was forgotten must stay forgotten").
     """
     from unlearnkit.attacks import ATTACKS
     from unlearnkit.audits.audit import fleet_for
     from unlearnkit.audits.case import prepare
     from unlearnkit.audits.worst_case.search import IDS, plan, save_worst_case
     from unlearnkit.audits.worst_case.search import worst_case as find
+    from unlearnkit.audits.worst_case.standing import NO_WORST_CASE
     from unlearnkit.reports.worst_case import write_page
 
     spec = _spec(spec_path, None, device)
@@ -306,8 +324,10 @@ def worst_case(
     path = save_worst_case(out, result, evidence)
     write_page(path, out / "worst_case.pdf")
     _show_worst_case(result)
+    refuted = any(flag.name == NO_WORST_CASE and flag.sentence.startswith(IDS) for flag in result.flags)
+    hard = " (no worst case: see above)" if refuted else ""
     console.print(
-        f"result: {path}\nforget set: {out / IDS}\npage: {out / 'worst_case.pdf'}",
+        f"result: {path}\nforget set: {out / IDS}{hard}\npage: {out / 'worst_case.pdf'}",
         markup=False,
         highlight=False,
         soft_wrap=True,
@@ -712,6 +732,11 @@ def main() -> None:
         code = app(standalone_mode=False)
     except UsageError as error:
         code = _refuse(str(error))
+    except Interrupted as stopped:
+        kept = f"{stopped.made:,} new result{'' if stopped.made == 1 else 's'}" if stopped.made else "nothing new"
+        said = "are kept" if stopped.made > 1 else "is kept" if stopped.made else "was finished yet"
+        _refuse(f"interrupted; {kept} {said}, run the same command again to go on")
+        sys.exit(INTERRUPTED)
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except OSError as error:
@@ -731,7 +756,7 @@ def main() -> None:
             traceback.print_exc()
             code = BUG
     if code == INTERRUPTED:  # by Typer too, which turns Ctrl-C into this code
-        _refuse("interrupted; finished models are kept, run the same command again to go on")
+        _refuse("interrupted; what was finished is kept, run the same command again to go on")
     sys.exit(code or 0)
 
 

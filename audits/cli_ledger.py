@@ -112,8 +112,9 @@ def ledger_add(
     placed = append(ledger, entry)
     there = placed.number <= before
     already = f", this {'audit' if placed.audit else 'step'} is there already; nothing was added" if there else ""
+    verdict = f" with verdict {placed.audit.verdict}" if placed.audit else ""
     console.print(
-        f"line {placed.number}: {shown(placed.id)} {placed.state} on {placed.date}{already}\n"
+        f"line {placed.number}: {shown(placed.id)} {placed.state} on {placed.date}{verdict}{already}\n"
         f"head: {read(ledger).head if there else placed.hash}",
         markup=False,
         highlight=False,
@@ -219,7 +220,10 @@ def ledger_verify(
     ledgers: Annotated[list[Path], typer.Argument(help="The ledgers.", metavar="LEDGER...", show_default=False)],
     head: HeadOption = None,
 ) -> None:
-    """Hold every line against its hash and the line before; names all that is wrong. Exit code 1 where anything is."""
+    """Hold every line against its hash and the line before; names all that is wrong.
+
+    Exit code 1 where anything is, 2 for an empty ledger.
+    """
     if head is not None and len(ledgers) > 1:
         raise UsageError(f"ledger verify: --head belongs to one ledger, got {len(ledgers)}")
     if not all([_is_whole(ledger, head) for ledger in ledgers]):
@@ -229,7 +233,7 @@ def ledger_verify(
 
 def _is_whole(path: Path, head: str | None) -> bool:
     """Tell what is wrong with a ledger, or that nothing is."""
-    from unlearnkit.audits.ledger.entries import LOST, Ledger, in_words, parse, read_bytes, shown, since
+    from unlearnkit.audits.ledger.entries import EMPTY, LOST, Ledger, in_words, parse, read_bytes, shown, since
 
     entries, faults = parse(read_bytes(path))
     new = None if head is None else since(entries, head)
@@ -239,6 +243,8 @@ def _is_whole(path: Path, head: str | None) -> bool:
         console.print(f"[red]NO[/]  {where}: {escape(sentence)}", highlight=False, soft_wrap=True)
     if told:
         return False
+    if not entries:  # as `check` refuses it
+        raise UsageError(f"{path}: {EMPTY}")
     lines = f"{len(entries):,} line{'' if len(entries) == 1 else 's'}"
     after = "" if new is None else f", {new:,} since the head that you kept"
     console.print(f"[bold green]WHOLE[/]  {where}: {lines}{after}", highlight=False, soft_wrap=True)

@@ -100,4 +100,4 @@ def store_verify(store: StoreArgument) -> None:
         raise typer.Exit(1)
     entries = kept.entries()
     total = _results(len(entries), sum(entry.bytes for entry in entries))
-    console.print(f"[bold green]WHOLE[/]  {total}", highlight=False)
+    console.print(f"[bold green]WHOLE[/]  {total}" if entries else "[bold]EMPTY[/]  no result so far", highlight=False)

@@ -189,7 +189,7 @@ def _probes(case: Case, wanted: Demand, models: Models) -> dict[str, list[ProbeJ
 def make(fleet: Fleet, looked: Looks) -> dict[str, list[Made]]:
     """Everything in one fleet: original and audited model must be there, an oracle or a probe may be missing."""
     groups = looked.asked
-    results = iter(fleet.attempt([job for group in groups.values() for job in group]))
+    results = iter(fleet.attempt([job for group in groups.values() for job in group], step="this request"))
     made = {name: [next(results) for _ in group] for name, group in groups.items()}
     for name, looks in looked.jobs.items():  # a look that rests on a training which failed says why that one did
         made[name] = [_own(one, job.stages[0]) for one, job in zip(made[name], looks, strict=True)]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import tomllib
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -17,6 +18,7 @@ from pydantic import TypeAdapter
 from unlearnkit.audits.canaries import Kind, check_amount
 from unlearnkit.audits.designs import Tolerances
 from unlearnkit.audits.groups import group_pattern
+from unlearnkit.methods.hyperparameters import unquoted
 from unlearnkit.result import Claim, Tier, UsageError, nearest
 from unlearnkit.train import Augmentation, OptimizerName, Privacy, Schedule
 
@@ -171,7 +173,7 @@ class WorstCaseSpec:
 
     search: SearchName = "bilevel"
     size: int | float = 0.1  # examples (or classes); below 1: a share of the training examples
-    id: str = "worst case"
+    id: str | None = None  # left out: that of [deletion], if it has one, else the name of the search
     seed: int = 0
     methods: list[str | dict[str, Any]] = field(default_factory=list)  # audited; empty: that of [method]
     against: list[str | dict[str, Any]] = field(default_factory=list)  # searched against; empty: the search's default
@@ -220,14 +222,15 @@ class Spec:
     report: ReportSpec = field(default_factory=ReportSpec)
     worst_case: WorstCaseSpec | None = None
     folder: Path = field(default_factory=Path)
+    file: str = field(default="", compare=False)  # as the user named it, for errors; empty: no file
 
     def path(self, name: str) -> Path:
         """A path of the file, seen from the file's folder."""
         return self.folder / name
 
     def plain(self) -> dict[str, Any]:
-        """The sections with their defaults filled in, ready for JSON; the folder is the user's own affair."""
-        sections = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "folder"}
+        """The sections with their defaults filled in, ready for JSON; where the file lies is the user's own affair."""
+        sections = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("folder", "file")}
         plain = {name: dataclasses.asdict(section) for name, section in sections.items() if section is not None}
         if self.method is not None:
             plain["method"] = {"name": self.method.name, **self.method.params}
@@ -260,7 +263,7 @@ def read_spec(path: Path) -> Spec:
         body = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # beside mistakes: thousands of brackets, or of digits
         raise UsageError(f"{path}: not valid TOML: {error}") from error
-    return parse_spec(body, folder=path.parent, what=str(path))
+    return dataclasses.replace(parse_spec(body, folder=path.parent, what=str(path)), file=str(path))
 
 
 def parse_spec(body: Mapping[str, Any], *, folder: Path, what: str = "spec") -> Spec:
@@ -276,9 +279,22 @@ def parse_spec(body: Mapping[str, Any], *, folder: Path, what: str = "spec") -> 
         if name == "method":
             sections[name] = _method(values, what)
         else:
-            sections[name] = _section(_SECTIONS[name], values, f"{what}: {name}")
+            with naming(what):
+                sections[name] = _section(_SECTIONS[name], values, f"{what}: {name}")
         _check_finite(values, f"{what}: {name}")
     return Spec(**sections, folder=folder)
+
+
+@contextlib.contextmanager
+def naming(file: str) -> Iterator[None]:
+    """Errors about what a spec says begin with the name of its file, if it has one."""
+    try:
+        yield
+    except UsageError as error:
+        said = str(error).removeprefix("spec: ")
+        if not file or said.startswith(f"{file}: "):
+            raise
+        raise UsageError(f"{file}: {said}") from error
 
 
 def _check_finite(value: Any, where: str) -> None:
@@ -320,7 +336,8 @@ def _section(kind: type[T], values: Mapping[str, Any], where: str) -> T:
         try:
             read[key] = TypeAdapter(hints[key]).validate_python(value, strict=True)  # TOML has types: "20" is no number
         except pydantic.ValidationError as error:
-            raise UsageError(f"{where}.{key}: {error.errors()[0]['msg'].lower()}, got {value!r}") from error
+            said = error.errors()[0]["msg"].lower()
+            raise UsageError(f"{where}.{key}: {said}, got {value!r}{unquoted(value, said)}") from error
     return kind(**read)
 
 

@@ -28,8 +28,9 @@ def asked_oracles(spec: Spec) -> int:
         why = "for scores of many models" if tier == "hours" else f"to reach significance {spec.audit.significance:g}"
         cheaper = "tier 'minutes'" if tier == "hours" else "tier 'seconds'"
         twice = " and as many unlearnings" if tier == "hours" else ""
+        file = f"{spec.file}: " if spec.file else ""
         raise UsageError(
-            f"audit.oracles: tier {tier!r} needs at least {least} retrained models {why}, got {count}; raise it "
+            f"{file}audit.oracles: tier {tier!r} needs at least {least} retrained models {why}, got {count}; raise it "
             f"({least - count} more trainings{twice}), or use {cheaper}"
         )
     return count

@@ -40,7 +40,7 @@ def swap_pairs(
 ) -> SwapPairs:
     """Deal the pool, train, unlearn and observe: see `swap_jobs`."""
     jobs, forget = swap_jobs(recipe, method, retain=retain, pool=pool, pairs=pairs, seed=seed)
-    keys = fleet.run(jobs)
+    keys = fleet.run(jobs, step="SWAP test")
     examples = fleet.bench.points(Points(pool, np.array([], dtype=np.int64)))
     y = examples.labels().numpy()
     seen = []

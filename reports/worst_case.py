@@ -17,11 +17,11 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
-from unlearnkit.hardest import FOUND, RANDOM, WorstCase, drawable
+from unlearnkit.hardest import FOUND, RANDOM, WorstCase, beside, drawable
 from unlearnkit.reports import numbers
 from unlearnkit.reports.pdf import _printable, _typeset
 from unlearnkit.reports.pictures import png, shaded
-from unlearnkit.result import Interval, UsageError
+from unlearnkit.result import Cell, Interval, UsageError
 from unlearnkit.store import write_atomic
 
 TEMPLATE = Path(__file__).with_name("worst_case.typ")
@@ -76,7 +76,7 @@ def _view(result: WorstCase, labels: Sequence[int]) -> dict[str, Any]:
         for method in result.methods
         for one in result.sets
     }
-    beside = {m: float(np.mean([gaps[m, name] for name in others])) if others else None for m in result.methods}
+    usual = {m: float(np.mean([gaps[m, name] for name in others])) if others else None for m in result.methods}
     most = max(value for value in (*gaps.values(), 0.0))
     first = result.searches[0]
     scores = numbers.alike(*first.scores[: len(labels)])
@@ -86,6 +86,7 @@ def _view(result: WorstCase, labels: Sequence[int]) -> dict[str, Any]:
         "meta": {"id": result.id, "organization": result.organization, "headline": result.sentences[0]},
         "sentences": list(result.sentences),
         "flags": [flag.sentence for flag in result.flags],
+        "counted": _joined([m.name for m in result.cells[0].measures if m.unit == "%"]),
         "confidence": numbers.share(result.confidence),
         "columns": [*(one.name for one in found), f"{len(others)} random sets"],
         "matrix": [
@@ -93,7 +94,7 @@ def _view(result: WorstCase, labels: Sequence[int]) -> dict[str, Any]:
                 "method": method,
                 "cells": [
                     *(shaded(gaps[method, one.name], most, places=2) for one in found),
-                    shaded(beside[method], most, places=2),
+                    shaded(usual[method], most, places=2),
                 ],
             }
             for method in result.methods
@@ -120,8 +121,9 @@ def _view(result: WorstCase, labels: Sequence[int]) -> dict[str, Any]:
                         "oracles": numbers.number(m.oracles.value),
                         "gap": _limits(m.gap),
                         "p": numbers.DASH if m.p is None else numbers.p_value(m.p),
+                        "random": _on_random(result, cell, i),
                     }
-                    for m in cell.measures
+                    for i, m in enumerate(cell.measures)
                 ],
             }
             for cell in result.cells
@@ -143,6 +145,19 @@ def _view(result: WorstCase, labels: Sequence[int]) -> dict[str, Any]:
         "fingerprint": next(one.fingerprint for one in found if one.name == first.set),
         "numbers": {"oracles": str(result.oracles), "unlearnings": str(result.unlearnings), "seed": str(result.seed)},
     }
+
+
+def _joined(names: Sequence[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]])
+
+
+def _on_random(result: WorstCase, cell: Cell, measure: int) -> list[str]:
+    """The same measure on the random sets beside this one, their mean: of unlearned models, and of oracles."""
+    like = [result.cell(cell.method, one.name).measures[measure] for one in beside(cell.set, result.sets)]
+    if not like:
+        return [numbers.DASH, numbers.DASH]
+    means = (np.mean([m.audited.value for m in like]), np.mean([m.oracles.value for m in like]))
+    return [numbers.number(float(mean)) for mean in means]
 
 
 def _limits(interval: Interval) -> str:

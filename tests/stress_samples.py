@@ -12,6 +12,11 @@ from unlearnkit.audits.worst_case.stress_evidence import StressEvidence
 FOUND = ("memorized", "mislabeled", "worst-by-loss", "class")
 
 
+def others_of_class(size: int, points: int) -> np.ndarray:
+    """Labels where the set is class 3 and nothing retained is; of the held-out points every tenth is."""
+    return np.concatenate([np.full(size, 3), np.full(40, 4), np.arange(points - size - 40) % 10])
+
+
 def stress_evidence(
     seed: int = 0,
     *,
@@ -48,7 +53,7 @@ def stress_evidence(
                 3 if name == "class" else None,
                 () if name in found else tuple(other for other in found if other != "class"),
                 np.array([f"simulated/{i}/{j}" for j in range(size)]),
-                np.full(points, 3) if name == "class" else rng.integers(0, 10, points),
+                others_of_class(size, points) if name == "class" else rng.integers(0, 10, points),
                 40,
                 answers(hard, 5, 0.0),
                 {"SalUn": answers(hard, 3, (leak or {}).get(name, 0.0) + remembered)},

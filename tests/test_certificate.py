@@ -16,7 +16,7 @@ from unlearnkit.audits.worst_case.apart import EvaluationSeeds, SearchSeeds
 from unlearnkit.audits.worst_case.arena import Found, check_needs
 from unlearnkit.audits.worst_case.attack_search import AttackSearch, attack_search
 from unlearnkit.audits.worst_case.certificate import Scale, certify
-from unlearnkit.audits.worst_case.gaps import Instruments
+from unlearnkit.audits.worst_case.gaps import Answers, Instruments, Looked, measured
 from unlearnkit.audits.worst_case.pool import pool_of
 from unlearnkit.jobs import GivenModel
 from unlearnkit.methods import ClassVectors, FineTune, Retrain
@@ -107,6 +107,34 @@ def test_a_whole_class_is_held_against_other_classes(arena):
     assert told.sets[0].forget_class == 1
     assert {one.forget_class for one in told.sets[1:]} == {0, 2}
     assert "2 other classes stand for random sets" in told.flags[0].sentence
+
+
+def whole_class(held_out=(0, 1, 2, 0)):
+    """Class 1, two examples; two retained ones. Of four held-out ones the second is of the class, and wrong."""
+    right = np.array([[False, False, True, True, True, False, True, True]] * 2)
+    answers = Answers(np.where(right, 2.0, -2.0).astype(np.float32), right)
+    y = np.array([1, 1, 0, 2, *held_out])
+    return Looked("class", "found", "", 1, (), np.array(["a", "b"]), y, 2, answers, {"M": answers})
+
+
+def test_held_out_examples_of_a_forgotten_class_are_not_counted():
+    """TA, the population of the legacy efficacy and that of RMIA: all three without them, as in the literature."""
+    asked = []
+
+    def efficacy(forget, known):
+        asked.append((forget.y.tolist(), known.population.y.tolist(), known.members.y.tolist()))
+        return 1.0
+
+    instruments = Instruments({"RMIA": RMIAOffline()}, efficacy)
+    told = measured([whole_class()], classes=3, confidence=0.95, instruments=instruments)
+    assert told.sets[0].retrained["TA"].value == 100.0
+    assert {m.name: m.audited.value for m in told.cells[0].measures}["TA"] == 100.0
+    assert asked[0] == ([1, 1], [0, 2, 0], [0, 2])
+    some = replace(whole_class(), forget_class=None)
+    told = measured([some], classes=3, confidence=0.95, instruments=instruments)
+    assert told.sets[0].retrained["TA"].value == 75.0
+    with pytest.raises(UsageError, match="at least two held-out points must be of other classes than 1, got 1"):
+        whole_class((1, 1, 2, 1))
 
 
 def test_a_model_of_the_search_is_refused_as_a_judge(arena):

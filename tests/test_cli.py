@@ -69,6 +69,7 @@ def refused(capsys, monkeypatch, tmp_path):
         assert "Traceback" not in err
         sentences = [line for line in err.split("unlearnkit: ") if line]
         assert len(sentences) == 1
+        assert spec is None or sentences[0].startswith("spec.toml: ")
         return sentences[0]
 
     return check
@@ -88,6 +89,11 @@ DELETE = '[deletion]\nid = "DR-1"\n{}\n[method]\nname = "FineTune"\n'
         ("not toml", "not valid TOML"),
         ("", "a [deletion] section is needed"),
         (DELETE.format("forget_class = 17"), "class 17 does not occur in the training data; classes are 0 to 9"),
+        (
+            DELETE.format('forget_fraction = "10%"'),
+            "deletion.forget_fraction: input should be a valid number, got '10%'; w",
+        ),
+        ('[deletion]\nforget_class = 1\n[method]\nname = "SalUn"\nlr = "0.1"', "got '0.1'; write 0.1 without quotes"),
         (DELETE.format("forget_fraction = 10"), "forget_fraction must lie between 0 and 1"),
         (DELETE.format("forget_class = 1\nforget_fraction = 0.1"), "give exactly one of"),
         (DELETE.format('forget_ids = "none.txt"'), "none.txt cannot be read"),
@@ -355,7 +361,9 @@ def test_the_same_audit_is_added_to_a_ledger_once(audited, capsys, monkeypatch, 
     code, out, _ = run(capsys, monkeypatch, *add)
     assert code == 0
     assert re.match(
-        r"line 1: DR-1 audited on [\d-]+, this audit is there already; nothing was added head: [0-9a-f]{64}", out
+        r"line 1: DR-1 audited on [\d-]+ with verdict INCONCLUSIVE, this audit is there already; nothing was added "
+        r"head: [0-9a-f]{64}",
+        out,
     )
     assert len(Path(ledger).read_bytes().splitlines()) == 1
 
@@ -450,7 +458,7 @@ def test_an_interrupted_audit_goes_on_where_it_stopped_and_ends_as_any_other(aud
     os.killpg(started.pid, signal.SIGINT)
     _, err = started.communicate(timeout=60)
     assert started.returncode == 130
-    assert b"interrupted; finished models are kept" in err
+    assert re.search(rb"interrupted; (\d+ new results? (is|are) kept|nothing new was finished yet), run", err), err
     assert b"Traceback" not in err
     assert not (tmp_path / "out" / "audit.json").exists()
     finished = {path: when for path, when in kept(store).items() if path.with_suffix(".json").exists()}
@@ -492,6 +500,40 @@ def test_a_full_disk_loses_nothing(tmp_path):
     again = subprocess.run(command("audit", "spec.toml", "--out", "out"), cwd=tmp_path, capture_output=True, text=True)
     assert again.returncode in (0, 1, 3)
     assert kept(tmp_path / "out" / "store") == before
+
+
+@pytest.mark.parametrize(
+    ("done", "said"),
+    [
+        ([], "interrupted; nothing new was finished yet, run the same command again to go on"),
+        ([1], "interrupted; 1 new result is kept, run"),
+        ([1, 2, 3, 0, 1], "interrupted; 4 new results are kept, run"),  # two stretches
+    ],
+)
+def test_whoever_interrupts_learns_how_much_is_kept(capsys, monkeypatch, done, said):
+    def stopped() -> None:
+        with cli._progress("audit") as watch:
+            for n in done:
+                watch(Progress(9, n + 2, 2, 0, (), 1.0))
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "app", lambda **_: stopped())
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 130
+    assert said in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_the_help_of_worst_case_names_where_its_keys_stand(capsys, monkeypatch):
+    _, out, _ = run(capsys, monkeypatch, "worst-case", "--help")
+    assert "stands in [worst_case] of the spec" in " ".join(out.split())
+
+
+def test_stretches_of_an_audit_have_names(capsys):
+    with cli._progress("audit") as watch:
+        for step in ("this request", "other sets"):
+            watch(Progress(20, 0, 0, 0, (), 1.0, step))
+    assert capsys.readouterr().err.splitlines() == ["audit, this request: 0 of 20", "audit, other sets: 0 of 20"]
 
 
 def test_where_there_is_no_terminal_every_long_stretch_has_lines_of_its_own(capsys):

@@ -67,6 +67,9 @@ def test_a_ledger_is_verified_and_faults_are_named(cli, tmp_path: Path) -> None:
     assert cli("ledger", "verify", "l", "--head", head)[1].startswith(
         "WHOLE l: 4 lines, 1 since the head that you kept"
     )
+    (tmp_path / "e").touch()
+    code, out, err = cli("ledger", "verify", "l", "e")  # as `check` says it
+    assert (code, "e: is empty: it holds no deletion" in err) == (2, True)
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(lines[:2]))  # whole as a chain; only the head can tell
     assert cli("ledger", "verify", "l")[0] == 0
@@ -186,7 +189,10 @@ def test_what_the_table_leaves_out_is_counted(cli, monkeypatch: pytest.MonkeyPat
     ("arguments", "said"),
     [
         (("none", "--model", "m"), "none: no such ledger"),
-        (("{empty}", "--model", "{model}"), "empty: holds no deletion, so there is nothing to hold a model against"),
+        (
+            ("{empty}", "--model", "{model}"),
+            "empty: is empty: it holds no deletion, so there is nothing to",
+        ),
         (("{ledger}", "--model", "{model}", "--head", "0" * 63 + "1"), "no line has the hash kept as --head: lines we"),
         (("{ledger}", "--model", "{model}", "--head", ""), "head: must be the 64 hexadecimal digits that 'ledger add'"),
         (("{ledger}", "--model", "none", "--junit", ""), "Invalid value for '--junit': needs a name, got ''"),

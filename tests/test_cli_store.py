@@ -83,6 +83,14 @@ def test_gc_deletes_what_is_unused_and_says_what_that_frees(store: Store, said):
     assert not path.exists()
 
 
+def test_a_store_without_a_result_so_far_is_empty(said, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    Path("begun").mkdir()
+    assert said("verify", "begun") == (0, "EMPTY no result so far", "")
+    assert said("ls", "begun") == (0, "0 results, 0 bytes", "")
+    Path("begun/other.txt").touch()
+    assert "there is no store" in said("verify", "begun")[2]
+
+
 def test_verify_finds_what_is_damaged_and_gc_deletes_it(store: Store, said):
     total = sum(entry.bytes for entry in store.entries())
     assert said("verify", "a store") == (0, f"WHOLE 3 results, {total / 1000:.1f} kB", "")

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from unlearnkit.audits.statistics.hardness import among_random, like_mix, mean_gap, mean_interval, prediction_reach
+from unlearnkit.audits.statistics.hardness import (
+    among_random,
+    like_mix,
+    mean_gap,
+    mean_interval,
+    prediction_reach,
+    stand,
+)
 from unlearnkit.result import UsageError
 
 
@@ -58,6 +65,31 @@ def test_the_found_set_is_ranked_among_the_random_ones():
     assert among_random(2.0, [0.0, 0.0]).ratio is None
     with pytest.raises(UsageError, match="at least two random sets are needed to hold a set against, got 1"):
         among_random(1.0, [1.0])
+
+
+def test_harder_easier_and_neither():
+    usual = [1.0, 2.0, 3.0, 2.0, 2.0]
+    limit = 2 + stats.t.isf(0.05, 4) * np.std(usual, ddof=1) * 1.2**0.5
+    assert [stand(one, usual) for one in (limit + 0.01, limit - 0.01, 2.0, 4 - limit + 0.01, 4 - limit - 0.01)] == [
+        "harder",
+        "open",
+        "open",
+        "open",
+        "easier",
+    ]
+    assert stand(2.0, [2.0] * 5) == "open"
+    assert stand(13.0, [1.0, 1.1, 1.0, 1.2, 14.0]) == "open"  # one random set is harder still
+    with pytest.raises(UsageError, match=r"standing: give finite numbers of at least two random sets, got \[1.0\]"):
+        stand(1.0, [1.0])
+
+
+def test_one_more_random_set_is_seldom_called_harder():
+    rng = np.random.default_rng(0)
+    said = [stand(float(row[0]), row[1:].tolist()) for row in rng.normal(5, 1, (4000, 6))]
+    assert said.count("harder") / 4000 == pytest.approx(0.05, abs=0.012)
+    assert said.count("easier") / 4000 == pytest.approx(0.05, abs=0.012)
+    skewed = [stand(float(row[0]), row[1:].tolist()) for row in rng.lognormal(0, 2, (4000, 6))]
+    assert skewed.count("harder") / 4000 < 1 / 6 + 0.012
 
 
 def test_random_sets_have_the_class_mix_of_the_found_one():

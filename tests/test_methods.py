@@ -853,6 +853,14 @@ def test_a_float_may_be_written_as_an_integer() -> None:
         (lambda: FineTune(lr=math.inf), "FineTune.lr: must be a finite number, got inf"),
         (lambda: method_named("FineTune", {"lr": True}), "FineTune.lr: must be a valid number, got True"),
         (lambda: method_named("FineTune", {"lr": "high"}), "FineTune.lr: must be a valid number, got 'high'"),
+        (
+            lambda: method_named("FineTune", {"lr": "0.1"}),
+            "FineTune.lr: must be a valid number, got '0.1'; write 0.1 without quotes",
+        ),
+        (
+            lambda: method_named("FineTune", {"lr": "10 %"}),
+            "FineTune.lr: must be a valid number, got '10 %'; write 0.1",
+        ),
         (lambda: FineTune(epochs=0), "FineTune.epochs: must be greater than or equal to 1, got 0"),
         (lambda: method_named("FineTune", {"epochs": 2.5}), "FineTune.epochs: must be a valid integer, got 2.5"),
         (lambda: FineTune(momentum=1.0), "FineTune.momentum: must be less than 1, got 1.0"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from unlearnkit import types
 from unlearnkit.attacks import ATTACKS, LABEL_ONLY, PROBES
-from unlearnkit.audits.spec import parse_spec
+from unlearnkit.audits.spec import WorstCaseSpec, parse_spec
 from unlearnkit.methods import METHODS, method_named
 
 ROOT = Path(__file__).parents[1]
@@ -27,30 +28,36 @@ def blocks(language: str) -> list[str]:
 
 
 def test_the_spec_is_read_and_names_a_method_with_its_parameters():
-    [text] = blocks("toml")
+    text, _ = blocks("toml")
     spec = parse_spec(tomllib.loads(text), folder=ROOT)
     assert spec.method is not None
     assert method_named(spec.method.name, spec.method.params).params["lr"] == 0.013
 
 
-def test_the_example_runs_and_forgets(monkeypatch: pytest.MonkeyPatch):
+def test_the_worst_case_section_names_every_key_with_its_default():
+    _, text = blocks("toml")
+    spec = parse_spec(tomllib.loads(text), folder=ROOT)
+    assert spec.worst_case == WorstCaseSpec(methods=[{"name": "SalUn", "lr": 0.013}])
+    named = set(re.findall(r"^(?:# )?(\w+) = ", text, re.MULTILINE)) | set(re.findall(r"; (\w+) = ", text))
+    assert named == {field.name for field in dataclasses.fields(WorstCaseSpec)}
+
+
+def test_all_examples_run_in_their_order(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """In one process, as whoever copies them does: the model forgets, the fleet is attacked, the class is edited."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    done = subprocess.run([sys.executable, "-c", blocks("python")[0]], capture_output=True, text=True, check=True)
-    original, unlearned = (eval(line.partition(" ")[2]) for line in done.stdout.splitlines())
+    monkeypatch.chdir(tmp_path)
+    code = "\n".join([*blocks("python"), "print(margins.shape, margins.dtype, Shake().noise)"])
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    first, second, edited, area, last = done.stdout.splitlines()
+    original, unlearned = (eval(line.partition(" ")[2]) for line in (first, second))
     assert original["forget"] == 1.0
     assert unlearned["forget"] < 0.1
     assert unlearned["retain"] > 0.95
-
-
-def test_the_fleet_example_runs_and_is_attacked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.chdir(tmp_path)
-    [attacked] = (block for block in blocks("python") if "leave_one_out" in block)
-    code = f"{blocks('python')[1]}\nprint(margins.shape, margins.dtype)\n{attacked}"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    shape, area = done.stdout.splitlines()
-    assert shape == "(16, 1, 1797, 1) float32"
+    head, features = map(float, re.findall(r"=(?:np\.float64\()?([\d.]+)", edited)[:2])
+    assert head < 0.1 < 0.5 < features
     assert 0.51 < float(area) < 0.7
+    assert last == "(16, 1, 1797, 1) float32 0.1"
 
 
 def test_a_new_attack_is_as_short_as_it_says():

@@ -131,7 +131,7 @@ def test_a_byte_order_mark_and_windows_line_ends(tmp_path: Path) -> None:
         ("[recipe]\nprivacy = 1.0\n", "recipe.privacy: must be a section ([recipe.privacy]), got 1.0"),
         (
             '[recipe.privacy]\nnoise_multiplier = "1"\n',
-            "recipe.privacy.noise_multiplier: input should be a valid number, got '1'",
+            "recipe.privacy.noise_multiplier: input should be a valid number, got '1'; write 1 without",
         ),
         (
             "[recipe.privacy]\nnoise_multiplier = -1\n",
@@ -142,7 +142,7 @@ def test_a_byte_order_mark_and_windows_line_ends(tmp_path: Path) -> None:
             "recipe.privacy.delta: must lie between 0 and 1, got 1",
         ),
         ('[audit]\nseed = "zero"\n', "audit.seed: input should be a valid integer, got 'zero'"),
-        ('[audit]\nseed = "0"\n', "audit.seed: input should be a valid integer, got '0'"),
+        ('[audit]\nseed = "0"\n', "audit.seed: input should be a valid integer, got '0'; write 0 without quotes"),
         ("[audit]\nseed = true\n", "audit.seed: input should be a valid integer, got True"),
         ("[recipe]\nepochs = 2.5\n", "recipe.epochs: input should be a valid integer, got 2.5"),
         ('[recipe]\nlr = "fast"\n', "recipe.lr: input should be a valid number, got 'fast'"),
@@ -178,6 +178,7 @@ def test_mistakes_are_named(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(UsageError, match=re.escape(message)) as caught:
         read_spec(write(tmp_path, text))
     assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith(f"{tmp_path / 'spec.toml'}: ")
 
 
 def test_files_that_are_no_specs(tmp_path: Path) -> None:

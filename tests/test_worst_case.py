@@ -10,18 +10,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from stress_samples import stress_evidence
 
-from unlearnkit.attacks import ATTACKS
+from unlearnkit.attacks import ATTACKS, RMIAOffline
 from unlearnkit.audits import audit, cli
 from unlearnkit.audits.case import prepare
 from unlearnkit.audits.spec import parse_spec
 from unlearnkit.audits.verify import verify_file, verify_worst_case
-from unlearnkit.audits.worst_case.gaps import Instruments
+from unlearnkit.audits.worst_case.gaps import Instruments, measured
 from unlearnkit.audits.worst_case.search import plan, save_worst_case, worst_case
+from unlearnkit.audits.worst_case.standing import NO_WORST_CASE, headline, standing_flags, standings
 from unlearnkit.fleet import Fleet
 from unlearnkit.hardest import WorstCase
+from unlearnkit.reports.numbers import number
 from unlearnkit.reports.pdf import PdfReader
-from unlearnkit.reports.worst_case import render, write_page
+from unlearnkit.reports.worst_case import _view, render, write_page
 from unlearnkit.result import Interval, UsageError
 from unlearnkit.store import Store
 
@@ -167,11 +170,22 @@ def test_every_search_goes_the_whole_way(work, changes):
     result, evidence = worst_case(work(**changes), instruments=Instruments(), command="unlearnkit worst-case")
     assert WorstCase.from_json(result.to_json()) == result
     assert len(set(result.searches[0].ids)) == result.sets[0].size > 0
-    assert result.sentences[0].startswith(changes["search"])
+    assert result.sentences[0].endswith(("as a worst case.", "one there.", ")."))
+    assert result.sentences[1].startswith(f"{changes['search']}")
+    assert result.id == changes["search"]
     if changes["search"] == "attack":
         assert "on seeds and oracles that it never saw, the gap in" in result.sentences[-1]
     if changes["search"] == "group":
         assert {name.split("/")[0] for name in result.searches[0].ids} == {result.searches[0].settings["group"]}
+    own, others = result.cells[0], [c for c in result.cells if c.set != result.sets[0].name]
+    rows = _view(result, [])["measures"][0]["rows"]
+    usual = [
+        np.mean([c.measures[0].audited.value for c in others]),
+        np.mean([c.measures[0].oracles.value for c in others]),
+    ]
+    assert (rows[0]["name"], rows[0]["audited"]) == ("UA, %", number(own.measures[0].audited.value))
+    assert rows[0]["random"] == [number(float(mean)) for mean in usual]
+    assert _view(result, [])["counted"] == "UA, RA and TA"  # no efficacy among the instruments
     if changes["search"] == "class":
         assert render(result, evidence)[:5] == b"%PDF-"
 
@@ -193,6 +207,7 @@ def test_the_command_writes_ids_result_and_page_and_finds_the_same_again(tmp_pat
         assert stop.value.code in (0, None)
         texts.append((tmp_path / "out/worst_case.json").read_text())
     said = " ".join(capsys.readouterr().out.split())
+    assert ("(no worst case: see above)" in said) == ("note: forget.txt holds" in said)
     assert said.index("cost: bilevel search against FineTune: 2 unlearnings") < said.index("average gap to retraining")
     first, second = (WorstCase.from_json(text) for text in texts)
     assert dataclasses.replace(second, environment=first.environment) == first
@@ -201,7 +216,11 @@ def test_the_command_writes_ids_result_and_page_and_finds_the_same_again(tmp_pat
     assert len(ids) == 6
     pdf = PdfReader(tmp_path / "out/worst_case.pdf")
     assert set(pdf.attachments) == {"worst_case.json", "worst_case.safetensors"}
-    assert "SalUn" in pdf.pages[0].extract_text()
+    said = " ".join(pdf.pages[0].extract_text().split())
+    assert "Worst-case forget set: what the search found" in said
+    assert first.sentences[0] in said
+    assert "each method's UA, RA, TA and MIA efficacy lie from" in said.replace("’", "'")
+    assert "hardest" not in said
     # the ids are what a deletion reads
     case = prepare(parse_spec({**body(), "deletion": {"forget_ids": "out/forget.txt"}}, folder=tmp_path))
     from unlearnkit.audits.case import demand
@@ -328,6 +347,94 @@ def test_the_command_verifies_a_worst_case_and_says_that_it_is_no_audit(near, tm
     (tmp_path / "forget.txt").write_text("nobody\n")
     code, said = run(path)
     assert (code, "NO forget.txt: holds other ids than 'near' has" in said) == (1, True)
+
+
+def stand_of(leak, **second):
+    """What is said of a set with known leaks (in σ) of one method, and of another, among five random sets."""
+    sets = stress_evidence(0, leak=leak, found=["memorized"]).sets
+    if second:
+        other = stress_evidence(0, leak=second, found=["memorized"]).sets
+        sets = tuple(
+            dataclasses.replace(one, unlearned={**one.unlearned, "FineTune": two.unlearned["SalUn"]})
+            for one, two in zip(sets, other, strict=True)
+        )
+    told = measured(sets, classes=10, confidence=0.95, instruments=Instruments())
+    rows = standings(told, "memorized")
+    said = headline("memorized", rows, alone=True, whole=False)
+    return said, standing_flags("memorized", rows, file="forget.txt", whole=False, confidence=0.95)
+
+
+def test_a_set_that_is_harder_is_called_so():
+    said, flags = stand_of({"memorized": -4.0})
+    assert said.startswith("memorized is harder than random ones for SalUn (average gap ")
+    assert "worst case" not in said
+    assert [flag.name for flag in flags] == ["harder"]
+    assert "above all 5 random sets and above Student's one-sided 95 % prediction limit" in flags[0].sentence
+
+
+def test_a_set_that_is_easier_or_like_random_ones_is_no_worst_case():
+    said, flags = stand_of({f"random {i}": -4.0 for i in range(1, 6)})
+    assert said.startswith("The search found no set that is harder than random ones for SalUn (easier: average gap ")
+    assert said.endswith(" on random sets); do not use it as a worst case.")
+    assert flags[0].name == NO_WORST_CASE
+    assert flags[0].sentence.startswith("forget.txt holds memorized, which is easier than random sets for SalUn")
+    said, flags = stand_of({})
+    assert "no set that is shown to be harder than random ones for SalUn (not shown to be harder: average gap" in said
+    assert flags[0].name == NO_WORST_CASE
+    assert "which is not shown to be harder than random sets for SalUn: no worst case" in flags[0].sentence
+    said, _ = stand_of({}, **{f"random {i}": -4.0 for i in range(1, 6)})
+    assert "for SalUn (not shown to be harder: average gap" in said
+    assert "or FineTune (easier: average gap" in said
+
+
+def test_a_set_that_is_harder_for_one_method_only_is_said_to_be():
+    said, flags = stand_of({"memorized": -4.0}, memorized=0.0)
+    assert said.startswith("memorized is harder than random ones for SalUn (average gap")
+    assert "It is no worst case for FineTune (not shown to be harder: average gap" in said
+    assert said.endswith("do not use it as one there.")
+    assert [flag.name for flag in flags] == ["harder"]
+    assert flags[0].sentence.endswith("each method is asked on its own.")
+
+
+def test_of_an_attack_search_the_leak_it_looked_for_counts():
+    sets = stress_evidence(0, leak={"memorized": 0.9}, found=["memorized"]).sets
+    told = measured(sets, classes=10, confidence=0.95, instruments=Instruments({"RMIA": RMIAOffline()}))
+    words = {m: standings(told, "memorized", m)[0].measure for m in ("|RMIA AUC|", "|margin shift|", "|LiRA AUC|")}
+    assert words == {"|RMIA AUC|": "|RMIA AUC|", "|margin shift|": "|margin shift|", "|LiRA AUC|": "|margin shift|"}
+    assert "SalUn (gap in margin shift" in headline(
+        "it", standings(told, "memorized", "|margin shift|"), alone=True, whole=False
+    )
+
+
+def test_a_class_that_is_alone_is_not_called_hard():
+    said = headline("class", [], alone=True, whole=True)
+    assert said == "Nothing stands beside class, so nothing shows that it is hard; do not use it as a worst case."
+    [flag] = standing_flags("class", [], file="forget.txt", whole=True, confidence=0.95)
+    assert (
+        flag.sentence
+        == "forget.txt holds class, which has too few other classes beside it to be shown hard: no worst case."
+    )
+
+
+def test_the_same_name_with_other_settings_is_another_method(work):
+    made = work(
+        {"deletion": {"id": "DR-9", "forget_fraction": 0.1}},
+        search="attack",
+        budget=2,
+        repeats=1,
+        methods=[{"name": "FineTune", "epochs": 1}],
+        against=[{"name": "FineTune", "epochs": 2}],
+    )
+    result, _ = worst_case(made, instruments=Instruments(), command="")
+    assert result.sentences[-1] == (
+        "FineTune with these settings is not among the audited methods, so its leak on this set was not measured again."
+    )
+    said = {flag.name: flag.sentence for flag in result.flags}
+    assert said["other settings"] == (
+        "The set was searched against FineTune with epochs = 2, and FineTune is audited with epochs = 1."
+    )
+    assert result.id == "DR-9"
+    assert said["unused deletion"].startswith("deletion.forget_fraction of the spec is not used")
 
 
 def test_the_hardest_images_are_those_of_the_ids(work):

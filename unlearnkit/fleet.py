@@ -37,6 +37,7 @@ class Progress:
     failed: int
     running: tuple[str, ...]  # names
     seconds: float  # since the fleet began to work
+    step: str = ""  # what these jobs are for; empty: all that is asked
 
     @property
     def remaining(self) -> float | None:
@@ -98,12 +99,13 @@ class Fleet:
         """The model of a finished job, in eval mode."""
         return self.bench.read(job)
 
-    def run(self, jobs: Sequence[Job]) -> list[str]:
-        """Make every job that the store does not hold, and return the keys in the order of the jobs.
+    def run(self, jobs: Sequence[Job], *, step: str = "") -> list[str]:
+        """Make every job that the store does not hold, and return the keys in the order of the jobs. step: what they
+        are for, told to who watches.
 
         Raises UsageError, once all others are finished, when a job has failed.
         """
-        made = self.attempt(jobs)
+        made = self.attempt(jobs, step=step)
         faults = {one.fault: job.name for job, one in zip(jobs, made, strict=True) if one.fault is not None}
         if faults:
             fault, name = next(iter(faults.items()))
@@ -112,13 +114,13 @@ class Fleet:
             raise UsageError(f"{name}: {fault}{others}")
         return [one.key for one in made]
 
-    def attempt(self, jobs: Sequence[Job]) -> list[Made]:
+    def attempt(self, jobs: Sequence[Job], *, step: str = "") -> list[Made]:
         """As `run`, but a job that fails says why in its place: nothing is missing silently, and nothing else stops."""
         keys = [self.key(job) for job in jobs]
         if self._fresh:
             self._renew(jobs)
         tasks, scratch = self._tasks(dict(zip(keys, jobs, strict=True)))
-        told = _Told(self.watch, len({*keys, *tasks}), len(set(keys) - set(tasks)))
+        told = _Told(self.watch, len({*keys, *tasks}), len(set(keys) - set(tasks)), step)
         results = self._make(tasks, told)
         self.store.delete(scratch)
         return [results.get(key, Made(key)) for key in keys]
@@ -304,8 +306,8 @@ class _Schedule:
 class _Told:
     """Keeps count, and tells who watches."""
 
-    def __init__(self, watch: Watch | None, total: int, kept: int) -> None:
-        self._watch, self._begun = watch, time.monotonic()
+    def __init__(self, watch: Watch | None, total: int, kept: int, step: str) -> None:
+        self._watch, self._begun, self._step = watch, time.monotonic(), step
         self._total, self._kept, self._done, self._failed = total, kept, kept, 0
         self._running: Counter[str] = Counter()
         self._tell()
@@ -326,7 +328,7 @@ class _Told:
         if self._watch is not None:
             running = tuple(self._running.elements())
             seconds = time.monotonic() - self._begun
-            self._watch(Progress(self._total, self._done, self._kept, self._failed, running, seconds))
+            self._watch(Progress(self._total, self._done, self._kept, self._failed, running, seconds, self._step))
 
 
 class Observations:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,9 +81,14 @@ class WorstCase:
         return opened(cls, text, what=what, kind="worst-case result", mark="searches", schema=SCHEMA)
 
 
+def beside(name: str, sets: Sequence[SetRecord]) -> list[SetRecord]:
+    """The random sets, or other classes, that stand beside a found set."""
+    return [one for one in sets if one.kind == RANDOM and one.name.endswith(f" beside {name}")]
+
+
 def drawable(images: NDArray[Any] | None) -> bool:
     """Whether these are images of bytes, gray or in color, [image, channel, height, width]."""
     return images is not None and images.ndim == 4 and images.shape[1] in (1, 3) and images.dtype == np.uint8
 
 
-__all__ = ["FOUND", "RANDOM", "SCHEMA", "SearchRecord", "TraceStep", "WorstCase", "drawable"]
+__all__ = ["FOUND", "RANDOM", "SCHEMA", "SearchRecord", "TraceStep", "WorstCase", "beside", "drawable"]

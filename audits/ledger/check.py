@@ -304,7 +304,8 @@ def _of_ledger(one: Deletion, entry: Entry | None, classes: set[str]) -> _Asked:
         why = f"The ledger says {one.state!r}: there is no audit to hold the model against."
         reopened = any(line.state == "re-opened" for line in one.lines)
         if reopened:
-            why = f"It was re-opened, and the ledger says {one.state!r}: add the audit of what was done about it."
+            since = "" if one.state == "re-opened" else f" and is {one.state} since"
+            why = f"It was re-opened{since}: add the audit of what was done about it."
         return _Asked(one.id, one.lines[-1].number, 0.05, False, idle=why, reopened=reopened)
     return _Asked(one.id, entry.number, entry.audit.significance, entry.audit.claim == "exact", bool(classes))
 

@@ -48,6 +48,10 @@ NEXT: dict[Step | None, tuple[Step, ...]] = {
     "re-opened": ("unlearned", "audited"),
 }
 RELEASABLE = ("PASS", "CONSISTENT")
+EMPTY = (
+    "is empty: it holds no deletion, so there is nothing to hold a model against; restore the ledger from your version "
+    "control, or add a deletion with 'unlearnkit ledger add'"
+)
 LOST = "no line has the hash kept as --head: lines were cut off, or all was written anew"
 
 _CLOSED = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -489,10 +493,7 @@ def read_to_check(path: Path, *, head: str | None = None) -> Ledger:
     if head is not None and since(ledger.entries, head) is None:
         raise UsageError(f"{path}: {LOST}")
     if not ledger.entries:
-        raise UsageError(
-            f"{path}: holds no deletion, so there is nothing to hold a model against; restore the ledger from your "
-            "version control, or add a deletion with 'unlearnkit ledger add'"
-        )
+        raise UsageError(f"{path}: {EMPTY}")
     return ledger
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from unlearnkit.audits.statistics.roc import check_share
 from unlearnkit.result import Interval, UsageError
 
 Array = NDArray[np.float64]
+Stand = Literal["harder", "easier", "open"]
 
 
 def mean_gap(audited: Array, oracles: Array, *, confidence: float = 0.95) -> Interval:
@@ -86,6 +88,23 @@ def among_random(found: float, random: Sequence[float], *, confidence: float = 0
     return Among(found, interval, ratio, (1 + int(np.count_nonzero(values >= found))) / (1 + values.size))
 
 
+def stand(found: float, random: Sequence[float], *, confidence: float = 0.95) -> Stand:
+    """Whether a found set is harder than random ones, easier, or neither is shown; larger numbers are harder.
+
+    Harder: above all random sets, and above Student's one-sided prediction limit for one more of them; easier likewise
+    below. Of a set that is one more random one either is said with probability 1 - confidence if their numbers are
+    normal, and at most 1 / (1 + random sets) whatever their law. Raises `UsageError` for fewer than two random sets.
+    """
+    check_share("confidence", confidence)
+    values = np.asarray(random, dtype=np.float64)
+    if values.size < 2 or not np.isfinite([*values, found]).all():
+        raise UsageError(f"standing: give finite numbers of at least two random sets, got {values.tolist()}")
+    reach = stats.t.isf(1 - confidence, values.size - 1) * values.std(ddof=1) * math.sqrt(1 + 1 / values.size)
+    if found > max(values.max(), values.mean() + reach):
+        return "harder"
+    return "easier" if found < min(values.min(), values.mean() - reach) else "open"
+
+
 def like_mix(
     labels: NDArray[np.int64], places: NDArray[np.int64], rng: np.random.Generator
 ) -> tuple[NDArray[np.int64], bool]:
@@ -99,4 +118,4 @@ def like_mix(
     return np.sort(np.concatenate(drawn)), True
 
 
-__all__ = ["Among", "among_random", "like_mix", "mean_gap", "mean_interval", "prediction_reach"]
+__all__ = ["Among", "Stand", "among_random", "like_mix", "mean_gap", "mean_interval", "prediction_reach", "stand"]

@@ -85,7 +85,7 @@ def certify(
     jobs = [job for one in asked for job in one.jobs]
     check_judges(arena, found.values(), asked)
     arena.fleet.run([arena.original])
-    keys = arena.fleet.run(jobs)
+    keys = arena.fleet.run(jobs, step="certificate")
     certificate = measured(
         answered(arena, asked, keys),
         classes=int(arena.labels.max()) + 1,

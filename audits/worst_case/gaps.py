@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 from numpy.typing import NDArray
 
-from unlearnkit.audits.statistics.hardness import among_random, mean_gap, mean_interval
+from unlearnkit.audits.statistics.hardness import Stand, among_random, mean_gap, mean_interval, stand
 from unlearnkit.audits.statistics.rank import oracle_rank
 from unlearnkit.audits.statistics.roc import auc
 from unlearnkit.hardest import FOUND
@@ -50,8 +50,9 @@ class Looked:
     """One forget set as its models see it. Points: the set's own in the order of `ids`, then `retained` ones, then
     held-out ones.
 
-    kind: found or random. against: the method in whose way it was put. beside: of a random set, the found ones that
-    are held against it. Raises `UsageError` where points and models do not belong together.
+    kind: found or random. against: the method in whose way it was put. forget_class: of a whole class, its label; no
+    held-out example of it is counted as held-out, since none is to be told any more. beside: of a random set, the found
+    ones that are held against it. Raises `UsageError` where points and models do not belong together.
     """
 
     name: str
@@ -71,6 +72,11 @@ class Looked:
                 f"set {self.name!r}: {self.y.size} points must be {self.ids.size} of the set, {self.retained} retained "
                 "ones and held-out ones, at least one, one and two of them"
             )
+        if self.forget_class is not None and self.parts[2].size < 2:
+            raise UsageError(
+                f"set {self.name!r}: at least two held-out points must be of other classes than {self.forget_class}, "
+                f"got {self.parts[2].size}"
+            )
         for name, one in {"oracles": self.oracles, **self.unlearned}.items():
             if one.margins.shape != one.right.shape or one.margins.shape[1:] != self.y.shape or not len(one.margins):
                 raise UsageError(
@@ -83,10 +89,25 @@ class Looked:
             raise UsageError(f"set {self.name!r}: at least two oracles are needed, got {len(self.oracles.margins)}")
 
     @property
-    def parts(self) -> tuple[slice, slice, slice]:
-        """Points of the set, retained and held-out ones."""
-        end = self.ids.size + self.retained
-        return slice(0, self.ids.size), slice(self.ids.size, end), slice(end, self.y.size)
+    def parts(self) -> tuple[Int[np.ndarray, " s"], Int[np.ndarray, " r"], Int[np.ndarray, " h"]]:
+        """Points of the set, retained and held-out ones; the last without those of a class that is forgotten whole."""
+        forget, retained, held_out = np.split(np.arange(self.y.size), [self.ids.size, self.ids.size + self.retained])
+        if self.forget_class is not None:
+            held_out = held_out[self.y[held_out] != self.forget_class]
+        return forget, retained, held_out
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What holding a found set against the random ones beside it shows, for one method by one measure."""
+
+    method: str
+    set: str
+    measure: str  # as of `Hardness`
+    word: Stand
+    found: float
+    random: float  # mean of the random sets
+    beside: int  # how many
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,6 +117,7 @@ class Certificate:
     sets: tuple[SetRecord, ...]
     cells: tuple[Cell, ...]
     hardness: tuple[Hardness, ...]
+    standings: tuple[Standing, ...] = ()  # one for every row of hardness that is of a method
     flags: tuple[Flag, ...] = ()
 
 
@@ -106,7 +128,7 @@ def measured(looked: Sequence[Looked], *, classes: int, confidence: float, instr
     cells = tuple(
         _cell(one, method, confidence, instruments) for method in methods for one in looked if method in one.unlearned
     )
-    return Certificate(sets, cells, _hardness(looked, sets, cells, confidence))
+    return Certificate(sets, cells, *_hardness(looked, sets, cells, confidence))
 
 
 def average_gap(one: Looked, method: str) -> float:
@@ -121,7 +143,8 @@ def _distances(rates: Iterable[tuple[Array, Array]]) -> list[Array]:
 
 
 def _rates(answers: Answers, looked: Looked) -> dict[str, Array]:
-    """UA, RA, TA in percent, one per model."""
+    """UA, RA, TA in percent, one per model. Of a whole class TA is over the held-out examples of all others, as in the
+    literature: a model that forgot the class gets its held-out examples wrong, and should."""
     forget, retained, held_out = (100 * answers.right[:, part].mean(axis=1) for part in looked.parts)
     return {UA: 100 - forget, RA: retained, TA: held_out}
 
@@ -188,7 +211,7 @@ def _observed(margins: Float[np.ndarray, " point"], one: Looked) -> Observation:
 
 def _efficacy(margins: Float[np.ndarray, " point"], one: Looked, efficacy: Efficacy) -> float:
     """Of one model: members and population for its classifier are what is retained, and what is held out."""
-    forget, retained, held_out = (np.arange(one.y.size)[part] for part in one.parts)
+    forget, retained, held_out = one.parts
     seen = _observed(margins, one)
     return efficacy(seen.take(forget), Known(population=seen.take(held_out), members=seen.take(retained)))
 
@@ -196,7 +219,7 @@ def _efficacy(margins: Float[np.ndarray, " point"], one: Looked, efficacy: Effic
 def _aucs(attack: Attack, one: Looked, audited: Float[np.ndarray, "model point"]) -> tuple[Array, Array]:
     """AUC of forget against held-out points, of every audited model with all oracles but one as references, and of
     every oracle with the others: both sides see equally many."""
-    forget, retained, held_out = (np.arange(one.y.size)[part] for part in one.parts)
+    forget, retained, held_out = one.parts
     others, population = held_out[::2], held_out[1::2]
     points = np.concatenate([forget, others])
     oracles = [_observed(row, one) for row in one.oracles.margins]
@@ -220,13 +243,18 @@ def _aucs(attack: Attack, one: Looked, audited: Float[np.ndarray, "model point"]
 
 def _hardness(
     looked: Sequence[Looked], sets: Sequence[SetRecord], cells: Sequence[Cell], confidence: float
-) -> tuple[Hardness, ...]:
+) -> tuple[tuple[Hardness, ...], tuple[Standing, ...]]:
     """Every found set among the random ones beside it: what retraining itself answers, then every method's gaps."""
     rows: list[Hardness] = []
+    shown: list[Standing] = []
 
     def hold(method: str, name: str, measure: str, value: Callable[[str], float], like: list[str]) -> None:
-        among = among_random(value(name), [value(other) for other in like], confidence=confidence)
+        own, others = value(name), [value(other) for other in like]
+        among = among_random(own, others, confidence=confidence)
         rows.append(Hardness(method, name, measure, among.found, among.random, among.ratio, among.p))
+        if method:
+            word = stand(own, others, confidence=confidence)
+            shown.append(Standing(method, name, measure, word, own, among.random.value, len(others)))
 
     retrained = {one.name: one.retrained[UA].value for one in sets}
     by_pair = {(cell.method, cell.set): cell for cell in cells}
@@ -248,7 +276,7 @@ def _hardness(
                         lambda s, m=method, i=i: abs(by_pair[m, s].measures[i].gap.value),  # type: ignore[misc]
                         like,
                     )
-    return tuple(rows)
+    return tuple(rows), tuple(shown)
 
 
 def told(name: str, hardness: Sequence[Hardness], random: int) -> list[str]:
@@ -279,6 +307,7 @@ __all__ = [
     "Certificate",
     "Instruments",
     "Looked",
+    "Standing",
     "average_gap",
     "measured",
     "told",

@@ -19,17 +19,18 @@ from safetensors.numpy import save
 import unlearnkit
 from unlearnkit.audits.case import Case, lend
 from unlearnkit.audits.records import data_record
-from unlearnkit.audits.spec import WorstCaseSpec
+from unlearnkit.audits.spec import DeletionSpec, WorstCaseSpec, naming
 from unlearnkit.audits.subjects import original_job
 from unlearnkit.audits.worst_case.apart import EvaluationSeeds, SearchSeeds
 from unlearnkit.audits.worst_case.arena import Arena, Found, check_needs
 from unlearnkit.audits.worst_case.attack_search import HELD, LEAST_POOL, AttackSearch, attack_search
 from unlearnkit.audits.worst_case.bilevel import Bilevel, bilevel
 from unlearnkit.audits.worst_case.certificate import Scale, certify
-from unlearnkit.audits.worst_case.gaps import Certificate, Instruments, told
+from unlearnkit.audits.worst_case.gaps import MARGIN, Certificate, Instruments, told
 from unlearnkit.audits.worst_case.pool import features_of, pool_of, search_pool
 from unlearnkit.audits.worst_case.pool_search import By
 from unlearnkit.audits.worst_case.simplex import check_size
+from unlearnkit.audits.worst_case.standing import headline, standing_flags, standings
 from unlearnkit.audits.worst_case.structured import doubles, entanglement, far_from_retain, group_of, near_retain
 from unlearnkit.fleet import Fleet
 from unlearnkit.hardest import SCHEMA, SearchRecord, TraceStep, WorstCase
@@ -88,6 +89,11 @@ class Work:
 
 def plan(case: Case, fleet: Fleet, attacks: Mapping[str, type[Attack]]) -> Work:
     """Check everything that can be checked before a model is trained. Raises `UsageError` in one sentence."""
+    with naming(case.spec.file):
+        return _plan(case, fleet, attacks)
+
+
+def _plan(case: Case, fleet: Fleet, attacks: Mapping[str, type[Attack]]) -> Work:
     settings = case.spec.worst_case or WorstCaseSpec()
     if case.manifest is not None:
         raise UsageError(
@@ -299,13 +305,22 @@ def worst_case(work: Work, *, instruments: Instruments, command: str) -> tuple[W
     evidence = save({"images": np.ascontiguousarray(images.x.numpy()), "labels": images.labels().numpy()})
     searches = tuple(_record(name, one, work, arena) for name, one in found.items())
     flags = [flag for one in found.values() for flag in one.flags]
+    for name, one in found.items():
+        flags += standing_flags(
+            name,
+            standings(certificate, name, _leak(one, work)),
+            file=IDS if one is first else "",
+            whole=one.forget_class is not None,
+            confidence=work.scale.confidence,
+        )
+    flags += [*_other_settings(work), *_unused(work)]
     if instruments.efficacy is None:
         flags.append(
             Flag("no legacy MIA", "The average gap is over UA, RA and TA; published ones often count MIA efficacy too.")
         )
     result = WorstCase(
         schema=SCHEMA,
-        id=settings.id,
+        id=_id(work),
         organization=case.spec.report.organization,
         command=command,
         spec=case.spec.plain(),
@@ -337,6 +352,25 @@ def worst_case(work: Work, *, instruments: Instruments, command: str) -> tuple[W
     return result, evidence
 
 
+def _id(work: Work) -> str:
+    """The set's own name, else that of the deletion, else what was searched by."""
+    spec = work.case.spec
+    if work.settings.id is not None:
+        return work.settings.id
+    if spec.deletion is not None and spec.deletion.id != DeletionSpec.id:
+        return spec.deletion.id
+    return work.settings.search
+
+
+def _unused(work: Work) -> list[Flag]:
+    """Of [deletion] a search takes the id at most: which examples, it finds itself."""
+    deletion = work.case.spec.deletion
+    names = ("forget_class", "forget_ids", "forget_fraction")
+    given = [] if deletion is None else [f"deletion.{name}" for name in names if getattr(deletion, name) is not None]
+    said = f"{' and '.join(given)} of the spec is not used: which examples are forgotten is what was searched."
+    return [Flag("unused deletion", said)] if given else []
+
+
 def _record(name: str, one: Found, work: Work, arena: Arena) -> SearchRecord:
     cost = next((said for said in work.cost if f"against {one.against}:" in said), work.cost[0])
     return SearchRecord(
@@ -360,18 +394,50 @@ def _sentences(found: Mapping[str, Found], certificate: Certificate, work: Work)
         moved = ""
         if one.trace:
             moved = f"; the search exchanged {100 * (1 - one.trace[-1].overlap):.0f} % of its random start"
+        rows = standings(certificate, name, _leak(one, work))
+        said.append(headline(name, rows, alone=len(found) == 1, whole=one.forget_class is not None))
         said.append(f"{name}: {one.places.size:,} of {n:,} training examples{moved}.")
-        said += told(name, certificate.hardness, work.scale.random)
+        said += told(name, certificate.hardness, rows[0].beside if rows else 0)
         if one.search == "attack":
             said.append(_kept(one, name, certificate, work))
     return said
 
 
+def _leak(one: Found, work: Work) -> str:
+    """The row of hardness by which an attack search looked; of others none."""
+    if one.search != "attack":
+        return ""
+    return f"|{MARGIN if work.attack is None else f'{work.attack.name} AUC'}|"
+
+
+def _other_settings(work: Work) -> list[Flag]:
+    """Of methods that were searched against and are audited under the same name with other hyperparameters."""
+    flags = []
+    audited = {method.name: method for method in work.methods}
+    for one in work.against:
+        if one is not None and one.name in audited and audited[one.name] != one:
+            sides = [
+                ", ".join(f"{k} = {v}" for k, v in dataclasses.asdict(side).items() if v != getattr(other, k))
+                for side, other in ((one, audited[one.name]), (audited[one.name], one))
+            ]
+            flags.append(
+                Flag(
+                    "other settings",
+                    f"The set was searched against {one.name} with {sides[0]}, and {one.name} is audited with "
+                    f"{sides[1]}.",
+                )
+            )
+    return flags
+
+
 def _kept(one: Found, name: str, certificate: Certificate, work: Work) -> str:
     """What the leak that a search has seen is worth on other seeds and oracles."""
-    cell = next((c for c in certificate.cells if (c.method, c.set) == (one.against, name)), None)
+    cell = None
+    if any(other is not None and other.name == one.against and other in work.methods for other in work.against):
+        cell = next((c for c in certificate.cells if (c.method, c.set) == (one.against, name)), None)
     if cell is None:
-        return f"{one.against} is not among the audited methods, so its leak on this set was not measured again."
+        same = " with these settings" if one.against in {method.name for method in work.methods} else ""
+        return f"{one.against}{same} is not among the audited methods, so its leak on this set was not measured again."
     attack = next((m for m in cell.measures if work.attack is not None and m.name == f"{work.attack.name} AUC"), None)
     measure = attack or next(m for m in cell.measures if m.unit == "σ")
     low, high = measure.gap.low, measure.gap.high

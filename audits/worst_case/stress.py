@@ -164,7 +164,7 @@ def ask_stress(stress: Stress) -> StressEvidence:
         check_judges(arena, found.values(), asked)
     except UsageError as error:
         return StressEvidence(document, (), faults=(f"{ALL}: {error}.",))
-    made = iter(arena.fleet.attempt([job for one in asked for job in one.jobs]))
+    made = iter(arena.fleet.attempt([job for one in asked for job in one.jobs], step="other sets"))
     sets: list[Looked] = []
     faults = []
     for one in asked:

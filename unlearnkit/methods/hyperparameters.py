@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import typing
 from collections.abc import Mapping
 from functools import cache
@@ -24,6 +25,7 @@ __all__ = [
     "Share",
     "Sparsity",
     "check",
+    "unquoted",
     "validated",
 ]
 
@@ -36,6 +38,18 @@ PositiveShare = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Momentum = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Sparsity = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Inner = Annotated[Method, InstanceOf()]  # a method inside a method
+
+
+def unquoted(value: object, rule: str) -> str:
+    """What to write instead of a number in quotes, where the rule asks for a number; empty for anything else."""
+    if not isinstance(value, str) or not re.search("number|integer", rule):
+        return ""
+    text = value.strip()
+    try:
+        number = float(text.removesuffix("%"))
+    except ValueError:
+        return ""
+    return f"; write {number / 100:g}" if text.endswith("%") else f"; write {text} without quotes"
 
 
 def check(method: Method | Attack | Probe) -> None:
@@ -56,7 +70,7 @@ def validated(method: type[Method | Attack | Probe], given: Mapping[str, Any]) -
             values[name] = _adapters(method)[name].validate_python(value, strict=True)
         except ValidationError as error:
             rule = error.errors()[0]["msg"].replace("Input should", "must")
-            raise UsageError(f"{method.__name__}.{name}: {rule}, got {value!r}") from None
+            raise UsageError(f"{method.__name__}.{name}: {rule}, got {value!r}{unquoted(value, rule)}") from None
     return values
 
 
