@@ -178,7 +178,9 @@ def test_accuracy_by_group_is_fixed_beforehand_and_verified(store: Store, tmp_pa
     assert verify_file(save_audit(tmp_path, result, sidecar)).passed
     plain, other = usual(store)
     assert plain.by_group is None
-    without = {"registration", "by_group", "spec", "evidence", "environment"}
+    both = [[flag for flag in one.flags if flag.name != "registered after another look"] for one in (plain, result)]
+    assert both[0] == both[1]
+    without = {"registration", "by_group", "spec", "evidence", "environment", "flags"}
     for field in {f.name for f in dataclasses.fields(AuditResult)} - without:  # groups change nothing else
         assert getattr(plain, field) == getattr(result, field)
     assert set(load(sidecar)) - set(load(other)) == {"answer_group", "group_names"}
