@@ -60,7 +60,7 @@ def refused(capsys, monkeypatch, tmp_path):
     """Run a command that must be refused in one sentence; returns the sentence."""
     monkeypatch.chdir(tmp_path)
 
-    def check(*arguments: str, spec: str | None = None) -> str:
+    def check(*arguments: str, spec: str | None = None, names: str = "spec.toml: ") -> str:
         if spec is not None:
             (tmp_path / "spec.toml").write_text(spec)
             arguments = (*arguments, "spec.toml", "--out", "out")
@@ -69,7 +69,7 @@ def refused(capsys, monkeypatch, tmp_path):
         assert "Traceback" not in err
         sentences = [line for line in err.split("unlearnkit: ") if line]
         assert len(sentences) == 1
-        assert spec is None or sentences[0].startswith("spec.toml: ")
+        assert spec is None or sentences[0].startswith(names)
         return sentences[0]
 
     return check
@@ -129,11 +129,11 @@ def test_forget_ids_must_name_training_examples(refused, tmp_path, ids, said):
 
 def test_weights_are_refused_before_anything_is_trained(refused, tmp_path):
     spec = '[model]\nweights = "w.safetensors"\n' + DELETE.format("forget_class = 1")
-    assert "no such weights file" in refused("audit", spec=spec)
+    assert "no such weights file" in refused("audit", spec=spec, names="w.safetensors: ")
     save_file({"other": torch.zeros(2)}, tmp_path / "w.safetensors")
-    assert "do not fit 'small-cnn': keys" in refused("audit", spec=spec)
+    assert "do not fit 'small-cnn': keys" in refused("audit", spec=spec, names="w.safetensors: ")
     (tmp_path / "w.safetensors").write_bytes(pickle.dumps({"weights": [1.0]}))
-    assert "safetensors.torch.save_file" in refused("audit", spec=spec)
+    assert "safetensors.torch.save_file" in refused("audit", spec=spec, names="w.safetensors: ")
     assert not list((tmp_path / "out").rglob("*.safetensors"))
 
 
@@ -159,7 +159,7 @@ def test_an_unknown_tier_names_those_there_are(refused, tmp_path):
 
 @pytest.mark.parametrize("command", ["audit", "train", "unlearn"])
 def test_an_unknown_engine_names_the_nearest_before_anything_is_made(refused, tmp_path, command):
-    said = refused(command, "--engine", "rai", spec=DELETE.format("forget_class = 1"))
+    said = refused(command, "--engine", "rai", spec=DELETE.format("forget_class = 1"), names="engine: ")
     assert "engine: must be one of local, ray, got 'rai'; did you mean 'ray'?" in said
     assert not list((tmp_path / "out").rglob("*.safetensors"))
 
@@ -432,12 +432,13 @@ def test_secret_coins_are_sealed_before_training_and_kept(capsys, monkeypatch, t
     assert (code, "seals 60 canaries, but canaries.count asks for 40" in err) == (2, True)
 
 
-def test_a_fault_of_the_program_is_no_verdict(capsys, monkeypatch):
+def test_a_fault_of_the_program_is_no_verdict(capsys, monkeypatch, tmp_path):
     def broken(path: Path, **options: object) -> None:
         raise RuntimeError("broken")
 
     monkeypatch.setattr("unlearnkit.audits.verify.verify_file", broken)
-    code, _, err = run(capsys, monkeypatch, "verify", "x")
+    (tmp_path / "x").write_text("{}")
+    code, _, err = run(capsys, monkeypatch, "verify", str(tmp_path / "x"))
     assert code == 70
     assert "RuntimeError: broken" in err
 

@@ -84,11 +84,12 @@ def test_gc_deletes_what_is_unused_and_says_what_that_frees(store: Store, said):
 
 
 def test_a_store_without_a_result_so_far_is_empty(said, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    Path("begun").mkdir()
+    (tmp_path / "begun/registrations").mkdir(parents=True)  # an audit that was stopped before its first model
+    monkeypatch.chdir(tmp_path)
     assert said("verify", "begun") == (0, "EMPTY no result so far", "")
     assert said("ls", "begun") == (0, "0 results, 0 bytes", "")
-    Path("begun/other.txt").touch()
-    assert "there is no store" in said("verify", "begun")[2]
+    (tmp_path / "other").mkdir()
+    assert "there is no store" in said("verify", "other")[2]
 
 
 def test_verify_finds_what_is_damaged_and_gc_deletes_it(store: Store, said):

@@ -328,8 +328,7 @@ class Store:
         """Every file, and the records of the keys that have both files."""
         names = self._list()
         files, root = self._place
-        empty = files.isdir(root) and not files.ls(root)  # before its first result
-        if not names and not empty and not files.exists(f"{root}/objects"):
+        if not names and not any(files.exists(f"{root}/{part}") for part in ("objects", "registrations")):
             raise UsageError(f"store {self.root}: there is no store; name the folder (or URL) given as --store")
         keys = [Path(name).stem for name in names if name.endswith(".json")]
         return names, self._records([key for key in keys if names.keys() >= set(self._names(key))])
