@@ -28,7 +28,7 @@ lint: $(VENV)/.ready
 	$(RUN)/mypy
 
 test: lint
-	@# Files in their own order: the longest ones have few tests, and would all come last.
+	@# Files in the order of tests/conftest.py: by default those with few tests, the longest ones, come last.
 	$(RUN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
 
 selftest: $(VENV)/.ready
