@@ -18,12 +18,13 @@ from safetensors.numpy import load, save
 from sample_result import sample
 from stress_samples import stress_evidence
 
-from unlearnkit.audits import controls
+from unlearnkit.audits import controls, designs
 from unlearnkit.audits.audit import save_audit
 from unlearnkit.audits.battery import BATTERY
 from unlearnkit.audits.designs import Plan, Tolerances
 from unlearnkit.audits.evidence import Evidence
 from unlearnkit.audits.registration import late, register
+from unlearnkit.audits.statistics.coin import coin_tests
 from unlearnkit.audits.verify import Verified, verify_file
 from unlearnkit.audits.worst_case.gaps import Answers, Looked
 from unlearnkit.reports.pdf import render
@@ -36,9 +37,10 @@ CLASSES = sample("fail").result.data.classes
 
 @pytest.fixture(autouse=True, scope="module")
 def _few_shuffles() -> Iterator[None]:
-    """What the shuffles are for is tested with the controls."""
+    """What the shuffles are for is tested with the controls, and what the permutations are for with the coin test."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(controls, "SHUFFLES", 40)
+        patch.setattr(designs, "coin_tests", lambda *args, **more: coin_tests(*args, **{**more, "permutations": 499}))
         yield
 
 
@@ -98,6 +100,12 @@ def step(value: Any) -> Any:
     return json.loads(text[:spot] + str((int(text[spot]) + 1) % 10) + text[spot + 1 :])
 
 
+@functools.cache
+def judged() -> tuple[AuditResult, bytes]:
+    """The result of `complete`."""
+    return result_of(complete(), plan(oracles=6, classes=CLASSES))
+
+
 def verified(folder: Path, result: AuditResult, sidecar: bytes, fixed: Plan, **registered: Any) -> Verified:
     """The result saved with a registration of its own, and verified."""
     parts: dict[str, Any] = {"request": result.request, "data": result.data, "canaries": None} | registered
@@ -107,7 +115,7 @@ def verified(folder: Path, result: AuditResult, sidecar: bytes, fixed: Plan, **r
 
 def test_an_earlier_registration_cannot_be_left_out(tmp_path: Path) -> None:
     made, fixed = complete(), plan(oracles=6, classes=CLASSES)
-    result, sidecar = result_of(made, fixed)
+    result, sidecar = judged()
     parts: dict[str, Any] = {"request": result.request, "data": result.data, "canaries": result.canaries}
     parts["models"] = registered(made)
     store = Store(tmp_path / "store")
@@ -421,7 +429,7 @@ def test_as_many_models_were_looked_at_as_were_registered(
     tmp_path: Path, changes: dict[str, Any], named: str | None
 ) -> None:
     made, fixed = complete(), plan(oracles=6, classes=CLASSES)
-    result, sidecar = result_of(made, fixed)
+    result, sidecar = judged()
     checked = verified(tmp_path, result, sidecar, fixed, models=registered(made) | changes, canaries=result.canaries)
     assert checked.passed is (named is None)
     assert named is None or checked.checks[1].sentence == f"registration.models.{named}"
