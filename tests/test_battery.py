@@ -63,7 +63,6 @@ def small(seed: int, **changes: Any) -> Evidence:
 @pytest.mark.parametrize(
     ("oracles", "law", "runs"),
     [
-        (39, "normal", 60),
         (0, "normal", 200),
         pytest.param(19, "t3", 200, marks=pytest.mark.slow),
         pytest.param(39, "normal", 1000, marks=pytest.mark.slow),
