@@ -128,7 +128,10 @@ def measured(looked: Sequence[Looked], *, classes: int, confidence: float, instr
     cells = tuple(
         _cell(one, method, confidence, instruments) for method in methods for one in looked if method in one.unlearned
     )
-    return Certificate(sets, cells, *_hardness(looked, sets, cells, confidence))
+    beside = {
+        one.name: [other.name for other in looked if one.name in other.beside] for one in looked if one.kind == FOUND
+    }
+    return Certificate(sets, cells, *hardness_of(sets, cells, beside, confidence=confidence))
 
 
 def average_gap(one: Looked, method: str) -> float:
@@ -241,41 +244,36 @@ def _aucs(attack: Attack, one: Looked, audited: Float[np.ndarray, "model point"]
     )
 
 
-def _hardness(
-    looked: Sequence[Looked], sets: Sequence[SetRecord], cells: Sequence[Cell], confidence: float
+def hardness_of(
+    sets: Sequence[SetRecord], cells: Sequence[Cell], beside: Mapping[str, Sequence[str]], *, confidence: float
 ) -> tuple[tuple[Hardness, ...], tuple[Standing, ...]]:
-    """Every found set among the random ones beside it: what retraining itself answers, then every method's gaps."""
+    """Found sets among the random ones beside them: what retraining itself answers, then every method's gaps.
+
+    beside: the names of the random sets that are held against each found one; fewer than two show nothing. Every set
+    has its UA, and a method the same measures on all sets.
+    """
     rows: list[Hardness] = []
     shown: list[Standing] = []
-
-    def hold(method: str, name: str, measure: str, value: Callable[[str], float], like: list[str]) -> None:
-        own, others = value(name), [value(other) for other in like]
-        among = among_random(own, others, confidence=confidence)
-        rows.append(Hardness(method, name, measure, among.found, among.random, among.ratio, among.p))
-        if method:
-            word = stand(own, others, confidence=confidence)
-            shown.append(Standing(method, name, measure, word, own, among.random.value, len(others)))
-
     retrained = {one.name: one.retrained[UA].value for one in sets}
-    by_pair = {(cell.method, cell.set): cell for cell in cells}
-    for one in looked:
-        if one.kind != FOUND:
-            continue
-        like = [other.name for other in looked if one.name in other.beside]
+    for name, like in beside.items():
         if len(like) < 2:  # two classes only: nothing to hold a class against
             continue
-        hold("", one.name, RETRAINED_UA, retrained.__getitem__, like)
-        for method in one.unlearned:
-            hold(method, one.name, AVERAGE_GAP, lambda s, m=method: by_pair[m, s].average_gap.value, like)  # type: ignore[misc]
-            for i, measure in enumerate(by_pair[method, one.name].measures):
-                if measure.unit != "%":
-                    hold(
-                        method,
-                        one.name,
-                        f"|{measure.name}|",
-                        lambda s, m=method, i=i: abs(by_pair[m, s].measures[i].gap.value),  # type: ignore[misc]
-                        like,
-                    )
+        values = {("", RETRAINED_UA): [retrained[one] for one in (name, *like)]}
+        for method in [cell.method for cell in cells if cell.set == name]:
+            by_set = {cell.set: cell for cell in cells if cell.method == method}
+            own = [by_set[one] for one in (name, *like)]
+            values[method, AVERAGE_GAP] = [cell.average_gap.value for cell in own]
+            values |= {
+                (method, f"|{measure.name}|"): [abs(cell.measures[i].gap.value) for cell in own]
+                for i, measure in enumerate(own[0].measures)
+                if measure.unit != "%"
+            }
+        for (method, measure), (found, *others) in values.items():
+            among = among_random(found, others, confidence=confidence)
+            rows.append(Hardness(method, name, measure, among.found, among.random, among.ratio, among.p))
+            if method:
+                word = stand(found, others, confidence=confidence)
+                shown.append(Standing(method, name, measure, word, found, among.random.value, len(others)))
     return tuple(rows), tuple(shown)
 
 
@@ -309,6 +307,7 @@ __all__ = [
     "Looked",
     "Standing",
     "average_gap",
+    "hardness_of",
     "measured",
     "told",
 ]
