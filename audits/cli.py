@@ -307,9 +307,10 @@ def worst_case(
     from unlearnkit.attacks import ATTACKS
     from unlearnkit.audits.audit import fleet_for
     from unlearnkit.audits.case import prepare
-    from unlearnkit.audits.worst_case.search import IDS, plan, save_worst_case
+    from unlearnkit.audits.worst_case.search import plan, save_worst_case
     from unlearnkit.audits.worst_case.search import worst_case as find
     from unlearnkit.audits.worst_case.standing import NO_WORST_CASE
+    from unlearnkit.hardest import IDS
     from unlearnkit.reports.worst_case import write_page
 
     spec = _spec(spec_path, None, device)

@@ -24,8 +24,7 @@ from unlearnkit.audits.signing import check_pdf, check_statement, is_signed
 from unlearnkit.audits.signing import statement as statement_of
 from unlearnkit.audits.spec import Spec, parse_spec
 from unlearnkit.audits.worst_case.follows import follows
-from unlearnkit.audits.worst_case.search import IDS
-from unlearnkit.hardest import WorstCase
+from unlearnkit.hardest import IDS, WorstCase
 from unlearnkit.reports.letterhead import LETTERHEAD, Letterhead
 from unlearnkit.reports.pdf import attached, attachments, render
 from unlearnkit.reports.view import AUDIT

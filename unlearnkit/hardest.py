@@ -14,6 +14,7 @@ from unlearnkit.result import Cell, DataRecord, Environment, Evidence, Flag, Har
 
 SCHEMA = 1
 FOUND, RANDOM = "found", "random"
+IDS = "forget.txt"  # file of the first set that was found, as `deletion.forget_ids` reads it
 
 
 @dataclass(frozen=True)
@@ -91,4 +92,4 @@ def drawable(images: NDArray[Any] | None) -> bool:
     return images is not None and images.ndim == 4 and images.shape[1] in (1, 3) and images.dtype == np.uint8
 
 
-__all__ = ["FOUND", "RANDOM", "SCHEMA", "SearchRecord", "TraceStep", "WorstCase", "beside", "drawable"]
+__all__ = ["FOUND", "IDS", "RANDOM", "SCHEMA", "SearchRecord", "TraceStep", "WorstCase", "beside", "drawable"]

@@ -1,14 +1,15 @@
-"""What of a worst-case result follows from its own other parts: fingerprints, hardness among random sets, and cells."""
+"""What of a worst-case result follows from its own other parts: fingerprints, hardness among random sets, and words."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
-from unlearnkit.audits.statistics.hardness import among_random
-from unlearnkit.audits.worst_case.gaps import AVERAGE_GAP, RETRAINED_UA, UA
-from unlearnkit.hardest import FOUND, RANDOM, WorstCase
-from unlearnkit.result import Hardness
+from unlearnkit.audits.worst_case.gaps import RA, TA, UA, Standing, hardness_of
+from unlearnkit.audits.worst_case.standing import HARDER, NO_WORST_CASE, headline, leak_of, standing_flags, standings
+from unlearnkit.hardest import FOUND, IDS, WorstCase, beside
+from unlearnkit.result import Flag
 
 
 def follows(result: WorstCase) -> list[tuple[str, Any, Any]]:
@@ -34,50 +35,38 @@ def follows(result: WorstCase) -> list[tuple[str, Any, Any]]:
             ]
     told.append(("cells", cells, [(method, name) for method in result.methods for name in sets]))
     told += [(f"sets.{one.name}.classes", sum(one.classes), one.size) for one in result.sets]
+    told += [(f"sets.{one.name}.retrained", sorted(one.retrained), sorted((UA, RA, TA))) for one in result.sets]
     if any(stated != given for _, stated, given in told):
         return told  # of what is not there nothing follows
-    rows = {(row.set, row.method, row.measure): row for row in result.hardness}
-    asked = [key for name in found for key in _asked(result, name)]
-    told.append(("hardness", sorted(rows), sorted(asked)))
-    told.append(("hardness, each once", len(result.hardness), len(rows)))
-    told += [(f"hardness.{'.'.join(key)}", rows[key], _row(result, *key)) for key in asked if key in rows]
-    return told
+    measures = {(cell.method, cell.set): [(one.name, one.unit) for one in cell.measures] for cell in result.cells}
+    first = next(iter(sets))
+    told += [(f"cells.{m}.{name}.measures", named, measures[m, first]) for (m, name), named in measures.items()]
+    if any(stated != given for _, stated, given in told):
+        return told
+    like = {name: [one.name for one in beside(name, result.sets)] for name in found}
+    rows, shown = hardness_of(result.sets, result.cells, like, confidence=result.confidence)
+    keys = [[(row.set, row.method, row.measure) for row in several] for several in (result.hardness, rows)]
+    told.append(("hardness", keys[0], keys[1]))
+    told += [
+        (f"hardness.{row.set}.{row.method}.{row.measure}", stated, row)
+        for stated, row in zip(result.hardness, rows, strict=False)
+    ]
+    return told + _words(result, shown)
 
 
-def _beside(result: WorstCase, name: str) -> list[str]:
-    """The random sets, or other classes, that a found set is held against."""
-    return [one.name for one in result.sets if one.kind == RANDOM and one.name.endswith(f" beside {name}")]
-
-
-def _asked(result: WorstCase, name: str) -> list[tuple[str, str, str]]:
-    """Set, method and measure of every row that a found set has; none where it is held against fewer than two."""
-    if len(_beside(result, name)) < 2:
-        return []
-    keys = [(name, "", RETRAINED_UA)]
-    for method in result.methods:
-        further = [f"|{one.name}|" for one in result.cell(method, name).measures if one.unit != "%"]
-        keys += [(name, method, measure) for measure in (AVERAGE_GAP, *further)]
-    return keys
-
-
-def _row(result: WorstCase, name: str, method: str, measure: str) -> Hardness | None:
-    values = [_value(result, one, method, measure) for one in (name, *_beside(result, name))]
-    numbers = [value for value in values if value is not None]
-    if len(numbers) < len(values):
-        return None
-    among = among_random(numbers[0], numbers[1:], confidence=result.confidence)
-    return Hardness(method, name, measure, among.found, among.random, among.ratio, among.p)
-
-
-def _value(result: WorstCase, name: str, method: str, measure: str) -> float | None:
-    """What a set is ranked by; None where its record lacks it."""
-    if measure == RETRAINED_UA:
-        record = next(one for one in result.sets if one.name == name)
-        return record.retrained[UA].value if UA in record.retrained else None
-    cell = result.cell(method, name)
-    if measure == AVERAGE_GAP:
-        return cell.average_gap.value
-    return next((abs(one.gap.value) for one in cell.measures if f"|{one.name}|" == measure), None)
+def _words(result: WorstCase, shown: Sequence[Standing]) -> list[tuple[str, Any, Any]]:
+    """What the page says first of every found set, and the flags that say whether it is a worst case at all."""
+    told: list[tuple[str, Any, Any]] = []
+    flags: list[Flag] = []
+    for one in result.searches:
+        chosen = standings(shown, one.set, leak_of(one.search, one.settings))
+        whole = next(each for each in result.sets if each.name == one.set).forget_class is not None
+        said = headline(one.set, chosen, alone=len(result.searches) == 1, whole=whole)
+        told.append((f"sentences, of {one.set}", [said] if said in result.sentences else [], [said]))
+        file = IDS if one is result.searches[0] else ""
+        flags += standing_flags(one.set, chosen, file=file, whole=whole, confidence=result.confidence)
+    stated = [flag for flag in result.flags if flag.name in (NO_WORST_CASE, HARDER)]
+    return [*told, ("flags, of worst cases", stated, flags)]
 
 
 __all__ = ["follows"]

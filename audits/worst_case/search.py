@@ -26,14 +26,14 @@ from unlearnkit.audits.worst_case.arena import Arena, Found, check_needs
 from unlearnkit.audits.worst_case.attack_search import HELD, LEAST_POOL, AttackSearch, attack_search
 from unlearnkit.audits.worst_case.bilevel import Bilevel, bilevel
 from unlearnkit.audits.worst_case.certificate import Scale, certify
-from unlearnkit.audits.worst_case.gaps import MARGIN, Certificate, Instruments, told
+from unlearnkit.audits.worst_case.gaps import Certificate, Instruments, told
 from unlearnkit.audits.worst_case.pool import features_of, pool_of, search_pool
 from unlearnkit.audits.worst_case.pool_search import By
 from unlearnkit.audits.worst_case.simplex import check_size
-from unlearnkit.audits.worst_case.standing import headline, standing_flags, standings
+from unlearnkit.audits.worst_case.standing import headline, leak_of, standing_flags, standings
 from unlearnkit.audits.worst_case.structured import doubles, entanglement, far_from_retain, group_of, near_retain
 from unlearnkit.fleet import Fleet
-from unlearnkit.hardest import SCHEMA, SearchRecord, TraceStep, WorstCase
+from unlearnkit.hardest import IDS, SCHEMA, SearchRecord, TraceStep, WorstCase
 from unlearnkit.methods import method_named
 from unlearnkit.result import Environment, Evidence, Flag, UsageError, nearest
 from unlearnkit.store import write_atomic
@@ -41,7 +41,6 @@ from unlearnkit.types import Attack, Method, Need
 from unlearnkit.unlearning import check_request
 
 EVIDENCE = "worst_case.safetensors"
-IDS = "forget.txt"  # of the first set that was found, as `deletion.forget_ids` reads it
 SHOWN = 10  # hardest examples whose images are kept
 
 _POOLED: dict[str, By] = {
@@ -308,7 +307,7 @@ def worst_case(work: Work, *, instruments: Instruments, command: str) -> tuple[W
     for name, one in found.items():
         flags += standing_flags(
             name,
-            standings(certificate, name, _leak(one, work)),
+            standings(certificate.standings, name, leak_of(one.search, one.details)),
             file=IDS if one is first else "",
             whole=one.forget_class is not None,
             confidence=work.scale.confidence,
@@ -394,20 +393,13 @@ def _sentences(found: Mapping[str, Found], certificate: Certificate, work: Work)
         moved = ""
         if one.trace:
             moved = f"; the search exchanged {100 * (1 - one.trace[-1].overlap):.0f} % of its random start"
-        rows = standings(certificate, name, _leak(one, work))
+        rows = standings(certificate.standings, name, leak_of(one.search, one.details))
         said.append(headline(name, rows, alone=len(found) == 1, whole=one.forget_class is not None))
         said.append(f"{name}: {one.places.size:,} of {n:,} training examples{moved}.")
         said += told(name, certificate.hardness, rows[0].beside if rows else 0)
         if one.search == "attack":
             said.append(_kept(one, name, certificate, work))
     return said
-
-
-def _leak(one: Found, work: Work) -> str:
-    """The row of hardness by which an attack search looked; of others none."""
-    if one.search != "attack":
-        return ""
-    return f"|{MARGIN if work.attack is None else f'{work.attack.name} AUC'}|"
 
 
 def _other_settings(work: Work) -> list[Flag]:

@@ -6,23 +6,32 @@ found one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from unlearnkit.audits.worst_case.gaps import AVERAGE_GAP, MARGIN, Certificate, Standing
+from unlearnkit.audits.worst_case.gaps import AVERAGE_GAP, MARGIN, Standing
 from unlearnkit.result import Flag
 
-NO_WORST_CASE = "no worst case"
+NO_WORST_CASE, HARDER = "no worst case", "harder"  # names of flags
 _WORDS = {"harder": "harder", "easier": "easier", "open": "not shown to be harder"}
 
 
-def standings(certificate: Certificate, name: str, leak: str = "") -> list[Standing]:
+def standings(shown: Sequence[Standing], name: str, leak: str = "") -> list[Standing]:
     """Of one found set, a method each: by the average gap. Of an attack search by the leak that it looked for, the
     measure of that name; where that was not measured, by the margin shift."""
-    rows = [one for one in certificate.standings if one.set == name]
+    rows = [one for one in shown if one.set == name]
     measure = AVERAGE_GAP
     if leak:
         measure = leak if leak in {one.measure for one in rows} else f"|{MARGIN}|"
     return [one for one in rows if one.measure == measure]
+
+
+def leak_of(search: str, details: Mapping[str, Any]) -> str:
+    """The row of hardness by which an attack search looked, of its details; of other searches none."""
+    if search != "attack":
+        return ""
+    statistic = details.get("statistic", MARGIN)
+    return f"|{statistic}|" if statistic == MARGIN else f"|{statistic} AUC|"
 
 
 def headline(name: str, rows: Sequence[Standing], *, alone: bool, whole: bool) -> str:
@@ -62,7 +71,7 @@ def standing_flags(name: str, rows: Sequence[Standing], *, file: str, whole: boo
     each = "; each method is asked on its own" if rows[1:] else ""
     flags.append(
         Flag(
-            "harder",
+            HARDER,
             f"Harder: by {_plain(rows[0].measure)} {name} lies above all {n} {others} and above Student's one-sided "
             f"{level} prediction limit for one more of them; easier: below both likewise{each}.",
         )
@@ -89,4 +98,4 @@ def _plain(measure: str) -> str:
     return measure if measure == AVERAGE_GAP else f"gap in {measure.strip('|')}"
 
 
-__all__ = ["NO_WORST_CASE", "headline", "standing_flags", "standings"]
+__all__ = ["HARDER", "NO_WORST_CASE", "headline", "leak_of", "standing_flags", "standings"]
