@@ -166,9 +166,10 @@ def test_a_group_needs_a_pattern(work):
         {"search": "attack", "budget": 2, "repeats": 1, "attack": "Threshold"},
     ],
 )
-def test_every_search_goes_the_whole_way(work, changes):
+def test_every_search_goes_the_whole_way(work, tmp_path, changes):
     result, evidence = worst_case(work(**changes), instruments=Instruments(), command="unlearnkit worst-case")
     assert WorstCase.from_json(result.to_json()) == result
+    assert [check for check in verify_worst_case(save_worst_case(tmp_path, result, evidence)) if not check.passed] == []
     assert len(set(result.searches[0].ids)) == result.sets[0].size > 0
     assert result.sentences[0].endswith(("as a worst case.", "one there.", ")."))
     assert result.sentences[1].startswith(f"{changes['search']}")
