@@ -35,7 +35,7 @@ from unlearnkit.attacks import (
 from unlearnkit.attacks.mia_efficacy import mia_efficacy
 from unlearnkit.audits import words
 from unlearnkit.audits.compressed import Compressed, compressed, compressed_rows
-from unlearnkit.audits.controls import run_controls
+from unlearnkit.audits.controls import refused, run_controls
 from unlearnkit.audits.designs import (
     MIN_CANARIES,
     CoinDesign,
@@ -249,14 +249,8 @@ def judge(evidence: Evidence, plan: Plan) -> Judgement:
     # "Nothing measurable" is a strong thing to say: a test that sees a trace by itself forbids it, corrected or not.
     trace = any(j.finding.p_family <= plan.significance for j in of_original)
     names = [[test.name for test in tests]] * bool(tests) + ([[design.name]] if design else [])
-    held_out_failed = None
-    if "held_out" in judged:
-        pairs = zip((n for f in names for n in f), (j for f in judged["held_out"] for j in f), strict=True)
-        # Every family by itself: corrected for the other one, 19 oracles could never reject the held-out one.
-        held_out_failed = [name for name, j in pairs if j.finding.p_tolerance <= plan.significance]
-    checks = run_controls(
-        evidence, plan, tests, design, attack=ATTACKS[0], held_out_failed=held_out_failed, caught=caught
-    )
+    held_out = _failing(judged.get("held_out"), names, tolerances, plan, evidence.oracles)
+    checks = run_controls(evidence, plan, tests, design, attack=ATTACKS[0], held_out=held_out, caught=caught)
     may_pass = bool(tests) or (design is not None and design.exact and _arm(evidence) >= ENOUGH_CANARIES)
     singles = single_examples(evidence, plan)
     singled_out = 0 if singles is None else singles.flagged
@@ -296,6 +290,29 @@ def judge(evidence: Evidence, plan: Plan) -> Judgement:
         by_group=by_group(evidence, plan),
         stress=others,
     )
+
+
+def _failing(
+    families: list[list[_Judged]] | None,
+    names: list[list[str]],
+    tolerances: list[list[float]],
+    plan: Plan,
+    oracles: int,
+) -> dict[str, bool] | None:
+    """The tests that call the held-out oracle a failure, and whether that is more than chance; None without one.
+
+    Every family by itself: corrected for the other one, 19 oracles could never reject the held-out one.
+    """
+    if families is None:
+        return None
+    flat = [row for part in zip(names, tolerances, families, strict=True) for row in zip(*part, strict=True)]
+    found = {}
+    for name, tolerance, judged in flat:
+        result = judged.finding.rank or judged.finding.coin
+        assert result is not None  # a finding is of one or the other
+        if result.p_tolerance <= plan.significance:
+            found[name] = refused(result, tolerance=tolerance, oracles=oracles, tests=len(flat))
+    return found
 
 
 def _other_sets(evidence: Evidence, plan: Plan) -> StressSets | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -11,8 +11,8 @@ from scipy import optimize, stats
 
 from unlearnkit.audits.designs import CoinDesign, Plan, RankTest, ReferenceAttack
 from unlearnkit.audits.evidence import Evidence, FloatArray, Group
-from unlearnkit.audits.statistics.coin import coin_test
-from unlearnkit.audits.statistics.rank import oracle_rank
+from unlearnkit.audits.statistics.coin import CoinResult, coin_test
+from unlearnkit.audits.statistics.rank import RankResult, oracle_rank
 from unlearnkit.audits.statistics.roc import auc, auc_mde
 from unlearnkit.audits.statistics.sampling import evenly
 from unlearnkit.result import Control
@@ -32,19 +32,20 @@ def run_controls(
     design: CoinDesign | None,
     *,
     attack: Attack,
-    held_out_failed: Sequence[str] | None,
+    held_out: Mapping[str, bool] | None,
     caught: bool,
 ) -> tuple[Control, ...]:
     """Every control that the design offers something to check with.
 
     attack: the one that gave the scores in the evidence; it scores the points anew where their labels are shuffled.
-    held_out_failed: names of the tests that called the held-out oracle a failure; None where there is no such oracle.
+    held_out: the tests that called the held-out oracle a failure, and whether that is more than chance (`refused`);
+    None where there is no such oracle.
     caught: whether the untouched original was. When it was not, that is no failure of the auditor but a finding of its
     own (the examples left no measurable trace), so no control is listed.
     """
     found = [
         _all_retrained(evidence, plan),
-        None if held_out_failed is None else _held_out_accepted(held_out_failed),
+        None if held_out is None else _held_out_accepted(held_out),
         _shuffled_at_chance(evidence, plan, tests, design, attack),
         _planted_found(evidence, plan, tests),
         _planted_coin_found(evidence, plan, design),
@@ -73,19 +74,29 @@ def _all_retrained(evidence: Evidence, plan: Plan) -> Control | None:
     return Control("all oracles retrained", True, f"All {plan.oracles} references that were asked for are there.")
 
 
-def _held_out_accepted(failed: Sequence[str]) -> Control:
-    """A retrained model that is no reference must not be called a failure.
+def refused(result: RankResult | CoinResult, *, tolerance: float, oracles: int, tests: int) -> bool:
+    """Whether a test that called the held-out oracle a failure did so by more than chance: `SLACK` for all `tests`.
 
-    By chance it is in at most `significance` of audits for each family of tests, and that often only where the
-    tolerance is far below the differences between retrained models; elsewhere next to never.
+    A test may fail a retrained model in `significance` of audits; a control that did so too would make that share of
+    all audits invalid. A rank among few models is never that improbable. There the distance beyond the tolerance must
+    also exceed the prediction limit for one more retrained model, as if they were normal: with other laws the control
+    fails by chance more often than `SLACK`, but in no more than `significance` of audits.
     """
+    if isinstance(result, CoinResult):
+        return result.p_tolerance <= SLACK / tests
+    reach = float(stats.t.isf(SLACK / tests / 2, oracles - 1)) * result.oracle_sd * math.sqrt(1 + 1 / oracles)
+    return abs(result.shift.value) - tolerance >= reach
+
+
+def _held_out_accepted(failed: Mapping[str, bool]) -> Control:
+    """A retrained model that is no reference must not be called a failure, other than by chance."""
+    name, who = "held-out oracle accepted", "A model retrained without the data"
+    if any(failed.values()):
+        named = ", ".join(test for test, surely in failed.items() if surely)
+        return Control(name, False, f"{who} was called a failure by: {named}.")
     if failed:
-        return Control(
-            "held-out oracle accepted",
-            False,
-            f"A model retrained without the data was called a failure by: {', '.join(failed)}.",
-        )
-    return Control("held-out oracle accepted", True, "A further model retrained without the data fails no test.")
+        return Control(name, True, f"{who} fails {', '.join(failed)}, by no more than chance explains.")
+    return Control(name, True, "A further model retrained without the data fails no test.")
 
 
 def _shuffled_at_chance(
@@ -184,7 +195,8 @@ def _planted_found(evidence: Evidence, plan: Plan, tests: Sequence[RankTest]) ->
             sentences.append(f"{test.name}: dead, it gives all points of a model one and the same score")
             continue
         base = test.values(pool, evidence)
-        size = max(test.tolerance, test.smallest(base, plan, among=np.arange(0, len(pool), 2)) or 0.0)
+        taught = np.arange(0, len(pool), 2)
+        size = max(test.tolerance, test.smallest(base, plan, among=taught) or 0.0)
         chosen = evenly(np.arange(1, len(pool), 2), MOST_PLANTED)
         tried = [_planted(test, pool[j], size, evidence) for j in chosen]
         if all(value is None for value in tried) and _follows(test, pool[0], evidence):
@@ -196,7 +208,7 @@ def _planted_found(evidence: Evidence, plan: Plan, tests: Sequence[RankTest]) ->
                 values = np.concatenate([[base[j] + value], test.beside(np.delete(base, j), value)])[:, None]
                 rank = oracle_rank(values, tolerances=np.array([test.tolerance]), confidence=plan.confidence)[0]
                 found += rank.p <= plan.significance
-        needed = int(stats.binom.ppf(SLACK, trials or len(tried), plan.power))
+        needed = fewest_found(trials or len(tried), taught.size, power=plan.power, level=SLACK / len(tests))
         passed &= found >= needed
         sentences.append(f"{test.name} {found} of {trials or len(tried)} (at least {needed})")
     found_in = (
@@ -204,6 +216,16 @@ def _planted_found(evidence: Evidence, plan: Plan, tests: Sequence[RankTest]) ->
         "other half, was found: "
     )
     return Control("planted leak found", passed, found_in + "; ".join(sentences) + ".")
+
+
+def fewest_found(trials: int, taught: int, *, power: float, level: float) -> int:
+    """How many of `trials` models find, but for chance `level`, a leak that a share `power` of `taught` others find.
+
+    The MDE is the k-th smallest of what the `taught` models need, so that of as many exchangeable ones beta-binomially
+    many need no more: how uncertain a quantile of few models is counts as well.
+    """
+    k = math.ceil(power * (taught - 1) - 1e-9) + 1
+    return int(stats.betabinom.ppf(level, trials, k, taught + 1 - k))
 
 
 def _planted(test: RankTest, row: FloatArray, size: float, evidence: Evidence) -> float | None:

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from audit_samples import ATTACK, class_evidence, evidence, plan
 from numpy.typing import NDArray
+from scipy import stats
 
 from unlearnkit.attacks import Threshold
 from unlearnkit.audits import controls
 from unlearnkit.audits.battery import judge
-from unlearnkit.audits.controls import run_controls
+from unlearnkit.audits.controls import SLACK, fewest_found, refused, run_controls
 from unlearnkit.audits.designs import (
     AttackAdvantage,
     CoinDesign,
@@ -24,8 +25,9 @@ from unlearnkit.audits.designs import (
     rank_tests,
 )
 from unlearnkit.audits.evidence import Evidence, FloatArray, Group
-from unlearnkit.audits.statistics.rank import planted_mde
-from unlearnkit.result import Control
+from unlearnkit.audits.statistics.coin import coin_test
+from unlearnkit.audits.statistics.rank import RankResult, planted_mde
+from unlearnkit.result import Control, Interval
 from unlearnkit.types import Attack, Known, Observation
 
 WIDE = Tolerances(auc=0.15)
@@ -41,14 +43,14 @@ def run(
     made: Evidence, *, design: CoinDesign | None = None, caught: bool = True, attack: Attack = THRESHOLD
 ) -> tuple[Control, ...]:
     fixed = plan(tolerances=WIDE)
-    held_out = [] if "held_out" in made.margins else None
+    held_out: dict[str, bool] | None = {} if "held_out" in made.margins else None
     return run_controls(
         made,
         fixed,
         rank_tests(made, fixed),
         design or coin_design(made),
         attack=attack,
-        held_out_failed=held_out,
+        held_out=held_out,
         caught=caught,
     )
 
@@ -65,14 +67,72 @@ def test_the_held_out_oracle_is_named_with_the_tests_that_rejected_it() -> None:
     good, bad = (
         only(
             "held-out oracle accepted",
-            run_controls(evidence(0), plan(), (), None, attack=THRESHOLD, held_out_failed=failed, caught=True),
+            run_controls(evidence(0), plan(), (), None, attack=THRESHOLD, held_out=failed, caught=True),
         )
-        for failed in ([], ["Canary coin test", "Oracle rank, mean margin"])
+        for failed in ({}, {"Canary coin test": True, "Reference attack": False, "Oracle rank, mean margin": True})
     )
     assert good.passed
     assert good.sentence == "A further model retrained without the data fails no test."
     assert not bad.passed
     assert bad.sentence.endswith("was called a failure by: Canary coin test, Oracle rank, mean margin.")
+
+
+def rank_result(shift: float, sd: float, *, p: float = 0.05) -> RankResult:
+    interval = Interval(None, shift, None, 0.95)
+    return RankResult(interval, p=p, p_adjusted=p, p_tolerance=p, mde=None, oracle_mean=0.0, oracle_sd=sd)
+
+
+def test_a_held_out_oracle_is_refused_by_chance_once_in_a_thousand_audits() -> None:
+    rng = np.random.default_rng(5)
+    for oracles, tests in ((19, 1), (39, 1), (19, 4)):
+        models = rng.normal(size=(40_000, oracles + 1))
+        shifts = models[:, 0] - models[:, 1:].mean(axis=1)
+        sd = models[:, 1:].std(axis=1, ddof=1)
+        count = sum(
+            refused(rank_result(*pair), tolerance=0.0, oracles=oracles, tests=tests)
+            for pair in zip(shifts.tolist(), sd.tolist(), strict=True)
+        )
+        low, high = stats.binom.interval(0.999, models.shape[0], SLACK / tests)
+        assert low <= count <= high
+
+
+def test_a_held_out_oracle_far_beyond_the_tolerance_is_refused() -> None:
+    for shift, found in ((7.0, True), (-7.0, True), (6.5, False), (-6.5, False)):
+        assert refused(rank_result(shift, 1.0), tolerance=3.0, oracles=39, tests=1) == found
+    assert refused(rank_result(1.1, 0.0), tolerance=1.0, oracles=19, tests=6)
+
+
+def test_a_coin_test_refuses_the_held_out_oracle_at_the_level_of_a_control() -> None:
+    heads = np.arange(200) < 100
+    scores = np.random.default_rng(3).normal(size=200)
+    for leak, p_at_most, found in ((0.8, 0.05, False), (1.5, 1e-3, True)):
+        result = coin_test(scores + leak * heads, heads, tolerance=0.05, seed=0)
+        assert result.p_tolerance <= p_at_most
+        assert refused(result, tolerance=0.05, oracles=19, tests=6) == found
+
+
+def test_a_failure_by_chance_is_said_and_makes_no_audit_invalid() -> None:
+    passed = only(
+        "held-out oracle accepted",
+        run_controls(
+            evidence(0), plan(), (), None, attack=THRESHOLD, held_out={"Canary coin test": False}, caught=True
+        ),
+    )
+    assert passed.passed
+    assert passed.sentence == (
+        "A model retrained without the data fails Canary coin test, by no more than chance explains."
+    )
+
+
+@pytest.mark.parametrize(("trials", "taught"), [(10, 10), (20, 20), (33, 51)])
+def test_as_few_planted_leaks_are_found_only_by_chance(trials: int, taught: int) -> None:
+    """Whatever the law: the size is the 80 % quantile of what some models need, and others need it or less."""
+    needs = np.random.default_rng(8).standard_t(3, size=(20_000, taught + trials))
+    size = np.quantile(needs[:, :taught], 0.8, axis=1, method="higher")
+    found = np.count_nonzero(needs[:, taught:] <= size[:, None], axis=1)
+    least = fewest_found(trials, taught, power=0.8, level=0.01)
+    assert np.mean(found < least) <= 0.0125
+    assert np.mean(found <= least) > 0.0075
 
 
 def test_the_original_is_listed_only_where_it_was_caught() -> None:
@@ -84,7 +144,7 @@ def test_the_original_is_listed_only_where_it_was_caught() -> None:
 @pytest.mark.parametrize(("asked", "passed"), [(40, True), (41, False), (60, False), (0, None)])
 def test_oracles_that_were_asked_for_must_be_there(asked: int, passed: bool | None) -> None:
     made = evidence(0, oracles=40)
-    found = run_controls(made, plan(oracles=asked), (), None, attack=THRESHOLD, held_out_failed=[], caught=True)
+    found = run_controls(made, plan(oracles=asked), (), None, attack=THRESHOLD, held_out={}, caught=True)
     if passed is None:
         assert "all oracles retrained" not in {control.name for control in found}
         return
@@ -271,7 +331,7 @@ def test_models_that_need_more_than_the_others_miss_the_planted_leak() -> None:
     for one, passed in ((made, True), (uneven, False)):
         control = only(
             "planted leak found",
-            run_controls(one, plan(), (test,), None, attack=THRESHOLD, held_out_failed=[], caught=True),
+            run_controls(one, plan(), (test,), None, attack=THRESHOLD, held_out={}, caught=True),
         )
         assert control.passed == passed, control.sentence
     values = test.values(test.read(uneven, "held_out"), uneven)
@@ -289,10 +349,10 @@ def test_a_broken_rank_statistic_misses_the_planted_leak(broken: type[MarginShif
     for tests, passed in (((sound,), True), ((test,), False), ((sound, test), False)):
         control = only(
             "planted leak found",
-            run_controls(made, fixed, tests, None, attack=THRESHOLD, held_out_failed=[], caught=True),
+            run_controls(made, fixed, tests, None, attack=THRESHOLD, held_out={}, caught=True),
         )
         assert control.passed == passed
-    assert "broken 0 of 20 (at least 10)" in control.sentence
+    assert "broken 0 of 20 (at least 6)" in control.sentence
 
 
 def test_a_deaf_attack_is_called_dead() -> None:
@@ -300,7 +360,7 @@ def test_a_deaf_attack_is_called_dead() -> None:
     test = DeafAttack("deaf", "AUC", "requested", 0.05, Group.REQUESTED, True, ATTACK)
     control = only(
         "planted leak found",
-        run_controls(made, plan(), (test,), None, attack=THRESHOLD, held_out_failed=[], caught=True),
+        run_controls(made, plan(), (test,), None, attack=THRESHOLD, held_out={}, caught=True),
     )
     assert not control.passed
     assert "deaf: dead, it gives all points of a model one and the same score" in control.sentence
@@ -314,7 +374,7 @@ def test_a_leak_that_does_not_fit_into_the_range_of_the_auc_is_no_failure() -> N
     made = dataclasses.replace(made, scores=easy)
     control = only(
         "planted leak found",
-        run_controls(made, fixed, rank_tests(made, fixed), None, attack=THRESHOLD, held_out_failed=[], caught=True),
+        run_controls(made, fixed, rank_tests(made, fixed), None, attack=THRESHOLD, held_out={}, caught=True),
     )
     assert control.passed
     assert "Threshold attack, requested 20 of 20" in control.sentence
@@ -325,7 +385,7 @@ def test_a_class_with_few_unseen_images_is_no_failure_of_the_auditor() -> None:
     made, fixed = class_evidence(6, twins=2, oracles=19), plan(kind="class")
     control = only(
         "planted leak found",
-        run_controls(made, fixed, rank_tests(made, fixed), None, attack=THRESHOLD, held_out_failed=[], caught=True),
+        run_controls(made, fixed, rank_tests(made, fixed), None, attack=THRESHOLD, held_out={}, caught=True),
     )
     assert control.passed, control.sentence
 
@@ -367,7 +427,7 @@ def test_a_planted_canary_leak_is_found_at_every_power_that_a_spec_may_ask_for(p
     fixed = plan(power=power, tolerances=Tolerances(auc=0.01))
     for seed in range(10):
         made = evidence(seed, oracles=0)
-        found = run_controls(made, fixed, (), coin_design(made), attack=THRESHOLD, held_out_failed=None, caught=True)
+        found = run_controls(made, fixed, (), coin_design(made), attack=THRESHOLD, held_out=None, caught=True)
         control = only("planted canary leak found", found)
         assert control.passed, control.sentence
 
