@@ -277,8 +277,9 @@ def main() -> None:
         "",
         "## Controls of sound audits",
         "",
-        "The same kinds, judged whole at the standard tolerances: each control may fail once in a thousand, which would "
-        "make the audit INVALID. That of the held-out oracle takes models to be normal where only their rank is known.",
+        "The same kinds, judged whole at the standard tolerances: each control may fail once in a thousand, which "
+        "would make the audit INVALID. That of the held-out oracle takes models to be normal where only their rank is "
+        "known.",
         "",
         *sound,
         "",
