@@ -85,7 +85,7 @@ def rank_result(shift: float, sd: float, *, p: float = 0.05) -> RankResult:
 def test_a_held_out_oracle_is_refused_by_chance_once_in_a_thousand_audits() -> None:
     rng = np.random.default_rng(5)
     for oracles, tests in ((19, 1), (39, 1), (19, 4)):
-        models = rng.normal(size=(40_000, oracles + 1))
+        models = rng.normal(size=(8_000, oracles + 1))
         shifts = models[:, 0] - models[:, 1:].mean(axis=1)
         sd = models[:, 1:].std(axis=1, ddof=1)
         count = sum(
@@ -193,7 +193,7 @@ def test_a_scorer_that_reads_the_labels_is_caught(cheat: type[CoinDesign], oracl
     control = only("shuffled labels at chance", run(made, design=design))
     assert not control.passed
     assert only("shuffled labels at chance", run(made, design=honest)).passed
-    assert "of 200 shuffles look significant (at most 21 are to be expected)." in control.sentence
+    assert "of 200 shuffles look significant (at most 23 are to be expected)." in control.sentence
 
 
 @dataclasses.dataclass(frozen=True)
