@@ -7,13 +7,36 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jaxtyping
 import numpy as np
 import pytest
 import torch
 
-from unlearnkit.types import Examples
+if TYPE_CHECKING:
+    from unlearnkit.types import Examples
+
+ROOT = Path(__file__).parents[1]
+ROOMS = ("attacks", "audits", "reports")  # beside the package, and reached through it
+
+
+def _shaped() -> list[str]:
+    """Modules whose arrays have shapes in their annotations.
+
+    Only these are checked while the tests run, which doubles the time of what is checked; plain types are for mypy.
+    """
+    found = []
+    for room in (ROOT / "unlearnkit", *(ROOT / room for room in ROOMS)):
+        for path in sorted(room.rglob("*.py")):
+            if not path.is_symlink() and "from jaxtyping import" in path.read_text():
+                parts = path.relative_to(ROOT).with_suffix("").parts
+                found.append(".".join(parts if parts[0] == "unlearnkit" else ("unlearnkit", *parts)))
+    return found
+
+
+# Before the first import of the package.
+jaxtyping.install_import_hook(_shaped(), "beartype.beartype")
 
 torch.set_num_threads(1)  # as every training does: with more, sums by hand differ from it in the last bits
 
@@ -23,7 +46,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the backgrou
 # The longest files begin first, so that two processes end together; the others follow in their own order.
 LONGEST = ("examples_ci", "cli", "audit", "battery", "selftest", "verify", "fleet", "ray", "readme", "check", "report")
 
-MakeBlobs = Callable[..., Examples]
+MakeBlobs = Callable[..., "Examples"]
 WriteModule = Callable[[str, str], str]
 
 
@@ -36,6 +59,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def blobs() -> MakeBlobs:
     """blobs(n, seed=0, classes=3, prefix="train", side=8): uint8 images, a bright quarter says the class."""
+
+    from unlearnkit.types import Examples
 
     def make(n: int, seed: int = 0, classes: int = 3, prefix: str = "train", side: int = 8) -> Examples:
         rng = np.random.default_rng(seed)

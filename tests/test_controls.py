@@ -193,7 +193,8 @@ def test_a_scorer_that_reads_the_labels_is_caught(cheat: type[CoinDesign], oracl
     control = only("shuffled labels at chance", run(made, design=design))
     assert not control.passed
     assert only("shuffled labels at chance", run(made, design=honest)).passed
-    assert "of 200 shuffles look significant (at most 23 are to be expected)." in control.sentence
+    most = 23 if oracles else 22  # the error is shared with the reference attack, which needs oracles
+    assert f"of 200 shuffles look significant (at most {most} are to be expected)." in control.sentence
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,9 +9,12 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
+import jaxtyping
+import numpy as np
 import pytest
 
 import unlearnkit
+from unlearnkit.observing import margin
 
 ROOT = Path(__file__).parents[1]
 ROOMS = ("attacks", "audits", "reports")
@@ -235,3 +238,8 @@ def test_no_verb_bears_the_name_of_a_module():
     """Importing a module puts it on the package under its own name, and would hide a verb of that name."""
     modules = {path.stem for path in (ROOT / "unlearnkit").iterdir() if path.suffix == ".py" or path.is_dir()}
     assert not modules & set(unlearnkit.__all__)
+
+
+def test_shapes_in_annotations_are_checked_while_the_tests_run() -> None:
+    with pytest.raises(jaxtyping.TypeCheckError, match="logits"):
+        margin(np.zeros((2, 3), dtype=np.int64), np.zeros(2, dtype=np.int64))
