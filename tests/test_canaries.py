@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -87,9 +88,8 @@ def test_determinism_and_seeds() -> None:
 def test_the_commitment_changes_with_everything_sealed(field: str) -> None:
     manifest = draw(examples(), count=40, classes=10, seed=0)
     old = getattr(manifest, field)
-    new: Any = (
-        f"{old}x" if isinstance(old, str) else (*old[:7], f"{old[7]}x" if field == "ids" else 1 - old[7], *old[8:])
-    )
+    change: dict[str, Callable[[Any], Any]] = {"ids": "{}x".format, "labels": lambda c: 9 - c, "heads": lambda c: not c}
+    new: Any = f"{old}x" if isinstance(old, str) else (*old[:7], change[field](old[7]), *old[8:])
     assert dataclasses.replace(manifest, **{field: new}).commitment != manifest.commitment
     assert len(manifest.commitment) == 64
 
