@@ -80,11 +80,12 @@ def refused(result: RankResult | CoinResult, *, tolerance: float, oracles: int, 
 
     A test may fail a retrained model in `significance` of audits; a control that did so too would make that share of
     all audits invalid. A rank among few models is never that improbable. There the distance beyond the tolerance must
-    also exceed the prediction limit for one more retrained model, as if they were normal: with other laws the control
-    fails by chance more often than `SLACK`, but in no more than `significance` of audits.
+    also exceed the prediction limit for one more retrained model, as if they were normal: with other laws rank tests
+    fail it by chance more often than `SLACK`, but in no more than `significance` of audits. Coins told apart without
+    one mistake are always refused: of few of them p has a floor, and chance does not do that.
     """
     if isinstance(result, CoinResult):
-        return result.p_tolerance <= SLACK / tests
+        return result.p_tolerance <= SLACK / tests or result.auc.value in (0.0, 1.0)
     reach = float(stats.t.isf(SLACK / tests / 2, oracles - 1)) * result.oracle_sd * math.sqrt(1 + 1 / oracles)
     return abs(result.shift.value) - tolerance >= reach
 
@@ -96,7 +97,7 @@ def _held_out_accepted(failed: Mapping[str, bool]) -> Control:
         named = ", ".join(test for test, surely in failed.items() if surely)
         return Control(name, False, f"{who} was called a failure by: {named}.")
     if failed:
-        return Control(name, True, f"{who} fails {', '.join(failed)}, by no more than chance explains.")
+        return Control(name, True, f"{who} fails {', '.join(failed)}, by no more than retrained models may differ.")
     return Control(name, True, "A further model retrained without the data fails no test.")
 
 
@@ -180,7 +181,7 @@ def _chance(m: int, n: int) -> float:
 
 
 def _planted_found(evidence: Evidence, plan: Plan, tests: Sequence[RankTest]) -> Control | None:
-    """A leak of the larger of tolerance and MDE, planted in one oracle at a time, must be found as often as promised.
+    """A leak of the larger of tolerance and MDE, planted in one oracle at a time, must be found nearly as promised.
 
     The MDE is taken from half of the models and planted in the others: in its own models it would be found by
     construction. It is planted in what the statistic reads, so that a dead or inverted statistic is noticed.
@@ -197,7 +198,11 @@ def _planted_found(evidence: Evidence, plan: Plan, tests: Sequence[RankTest]) ->
             continue
         base = test.values(pool, evidence)
         taught = np.arange(0, len(pool), 2)
-        size = max(test.tolerance, test.smallest(base, plan, among=taught) or 0.0)
+        smallest = test.smallest(base, plan, among=taught)
+        if smallest is None:
+            sentences.append(f"{test.name}: so few models reject nothing")
+            continue
+        size = max(test.tolerance, smallest)
         chosen = evenly(np.arange(1, len(pool), 2), MOST_PLANTED)
         tried = [_planted(test, pool[j], size, evidence) for j in chosen]
         if all(value is None for value in tried) and _follows(test, pool[0], evidence):
@@ -209,7 +214,7 @@ def _planted_found(evidence: Evidence, plan: Plan, tests: Sequence[RankTest]) ->
                 values = np.concatenate([[base[j] + value], test.beside(np.delete(base, j), value)])[:, None]
                 rank = oracle_rank(values, tolerances=np.array([test.tolerance]), confidence=plan.confidence)[0]
                 found += rank.p <= plan.significance
-        needed = fewest_found(trials or len(tried), taught.size, power=plan.power, level=SLACK / len(tests))
+        needed = fewest_found(trials or len(tried), taught.size, power=plan.power, level=SLACK)
         passed &= found >= needed
         sentences.append(f"{test.name} {found} of {trials or len(tried)} (at least {needed})")
     found_in = (
@@ -223,10 +228,10 @@ def fewest_found(trials: int, taught: int, *, power: float, level: float) -> int
     """How many of `trials` models find, but for chance `level`, a leak that a share `power` of `taught` others find.
 
     The MDE is the k-th smallest of what the `taught` models need, so that of as many exchangeable ones beta-binomially
-    many need no more: how uncertain a quantile of few models is counts as well.
+    many need no more: how uncertain a quantile of few models is counts as well. At least one: who finds none is blind.
     """
     k = math.ceil(power * (taught - 1) - 1e-9) + 1
-    return int(stats.betabinom.ppf(level, trials, k, taught + 1 - k))
+    return max(1, int(stats.betabinom.ppf(level, trials, k, taught + 1 - k)))
 
 
 def _planted(test: RankTest, row: FloatArray, size: float, evidence: Evidence) -> float | None:

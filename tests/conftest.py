@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 ROOMS = ("attacks", "audits", "reports")  # beside the package, and reached through it
 
 
-def _shaped() -> list[str]:
+def shaped() -> list[str]:
     """Modules whose arrays have shapes in their annotations.
 
     Only these are checked while the tests run, which doubles the time of what is checked; plain types are for mypy.
@@ -30,14 +30,14 @@ def _shaped() -> list[str]:
     found = []
     for room in (ROOT / "unlearnkit", *(ROOT / room for room in ROOMS)):
         for path in sorted(room.rglob("*.py")):
-            if not path.is_symlink() and "from jaxtyping import" in path.read_text():
-                parts = path.relative_to(ROOT).with_suffix("").parts
+            if not path.is_symlink() and "jaxtyping" in path.read_text():
+                parts = [part for part in path.relative_to(ROOT).with_suffix("").parts if part != "__init__"]
                 found.append(".".join(parts if parts[0] == "unlearnkit" else ("unlearnkit", *parts)))
     return found
 
 
 # Before the first import of the package.
-jaxtyping.install_import_hook(_shaped(), "beartype.beartype")
+jaxtyping.install_import_hook(shaped(), "beartype.beartype")
 
 torch.set_num_threads(1)  # as every training does: with more, sums by hand differ from it in the last bits
 

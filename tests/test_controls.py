@@ -111,6 +111,24 @@ def test_a_coin_test_refuses_the_held_out_oracle_at_the_level_of_a_control() -> 
         assert refused(result, tolerance=0.05, oracles=19, tests=6) == found
 
 
+def test_coins_told_apart_without_a_mistake_always_refuse_the_held_out_oracle() -> None:
+    heads = np.arange(40) < 20
+    result = coin_test(heads - 0.5, heads, tolerance=0.2, seed=0)
+    assert result.p_tolerance > SLACK / 6
+    assert refused(result, tolerance=0.2, oracles=19, tests=6)
+
+
+@pytest.mark.parametrize(("oracles", "significance"), [(9, 0.05), (18, 0.05), (39, 0.02)])
+def test_where_no_rank_can_reject_the_planted_leak_is_no_failure(oracles: int, significance: float) -> None:
+    made, fixed = evidence(4, oracles=oracles), plan(significance=significance)
+    control = only(
+        "planted leak found",
+        run_controls(made, fixed, rank_tests(made, fixed), None, attack=THRESHOLD, held_out={}, caught=True),
+    )
+    assert control.passed
+    assert "Oracle rank, mean margin: so few models reject nothing" in control.sentence
+
+
 def test_a_failure_by_chance_is_said_and_makes_no_audit_invalid() -> None:
     passed = only(
         "held-out oracle accepted",
@@ -120,7 +138,7 @@ def test_a_failure_by_chance_is_said_and_makes_no_audit_invalid() -> None:
     )
     assert passed.passed
     assert passed.sentence == (
-        "A model retrained without the data fails Canary coin test, by no more than chance explains."
+        "A model retrained without the data fails Canary coin test, by no more than retrained models may differ."
     )
 
 
@@ -133,6 +151,11 @@ def test_as_few_planted_leaks_are_found_only_by_chance(trials: int, taught: int)
     least = fewest_found(trials, taught, power=0.8, level=0.01)
     assert np.mean(found < least) <= 0.0125
     assert np.mean(found <= least) > 0.0075
+
+
+def test_at_least_one_planted_leak_must_be_found() -> None:
+    assert stats.betabinom.ppf(0.001, 10, 6, 5) == 0
+    assert fewest_found(10, 10, power=0.5, level=0.001) == 1
 
 
 def test_the_original_is_listed_only_where_it_was_caught() -> None:
@@ -353,7 +376,7 @@ def test_a_broken_rank_statistic_misses_the_planted_leak(broken: type[MarginShif
             run_controls(made, fixed, tests, None, attack=THRESHOLD, held_out={}, caught=True),
         )
         assert control.passed == passed
-    assert "broken 0 of 20 (at least 6)" in control.sentence
+    assert "broken 0 of 20 (at least 7)" in control.sentence
 
 
 def test_a_deaf_attack_is_called_dead() -> None:

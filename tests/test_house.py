@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import subprocess
 import sys
 import tomllib
@@ -12,6 +13,7 @@ from pathlib import Path
 import jaxtyping
 import numpy as np
 import pytest
+from conftest import shaped
 
 import unlearnkit
 from unlearnkit.observing import margin
@@ -240,6 +242,11 @@ def test_no_verb_bears_the_name_of_a_module():
     assert not modules & set(unlearnkit.__all__)
 
 
-def test_shapes_in_annotations_are_checked_while_the_tests_run() -> None:
+@pytest.mark.parametrize("module", shaped())
+def test_shapes_in_annotations_are_checked_while_the_tests_run(module: str) -> None:
+    assert type(importlib.import_module(module).__spec__.loader).__module__.startswith("jaxtyping")
+
+
+def test_a_wrong_shape_is_noticed() -> None:
     with pytest.raises(jaxtyping.TypeCheckError, match="logits"):
         margin(np.zeros((2, 3), dtype=np.int64), np.zeros(2, dtype=np.int64))
