@@ -184,7 +184,8 @@ def _planted_found(evidence: Evidence, plan: Plan, tests: Sequence[RankTest]) ->
     """A leak of the larger of tolerance and MDE, planted in one oracle at a time, must be found nearly as promised.
 
     The MDE is taken from half of the models and planted in the others: in its own models it would be found by
-    construction. It is planted in what the statistic reads, so that a dead or inverted statistic is noticed.
+    construction. It is planted in what the statistic reads, so that a dead or inverted statistic is noticed. Every
+    test has `SLACK` of its own: the size is what the harder of two directions needs, so all together stay below it.
     """
     if not tests or "held_out" not in evidence.margins:
         return None
