@@ -46,7 +46,6 @@ def test_the_readme_names_the_scripts_in_their_order(repository: Path) -> None:
     assert commands == [["bash", "forget.sh"], ["bash", "ci.sh"], ["python", "remember.py"], ["bash", "ci.sh"]]
 
 
-@pytest.mark.slow  # a whole audit and ten commands; tests of check, Action and plugin see their parts
 def test_ci_passes_and_fails_when_the_class_comes_back(repository: Path) -> None:
     code, told = run(repository, "bash", "forget.sh")
     assert code == 0, told
