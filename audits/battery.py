@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -248,7 +249,7 @@ def judge(evidence: Evidence, plan: Plan) -> Judgement:
     caught = any(j.p_adjusted <= plan.significance for j in of_original)
     # "Nothing measurable" is a strong thing to say: a test that sees a trace by itself forbids it, corrected or not.
     trace = any(j.finding.p_family <= plan.significance for j in of_original)
-    names = [[test.name for test in tests]] * bool(tests) + ([[design.name]] if design else [])
+    names = [test.name for test in tests] + ([design.name] if design else [])
     held_out = _failing(judged.get("held_out"), names, tolerances, plan, evidence.oracles)
     checks = run_controls(evidence, plan, tests, design, attack=ATTACKS[0], held_out=held_out, caught=caught)
     may_pass = bool(tests) or (design is not None and design.exact and _arm(evidence) >= ENOUGH_CANARIES)
@@ -294,7 +295,7 @@ def judge(evidence: Evidence, plan: Plan) -> Judgement:
 
 def _failing(
     families: list[list[_Judged]] | None,
-    names: list[list[str]],
+    names: list[str],
     tolerances: list[list[float]],
     plan: Plan,
     oracles: int,
@@ -305,13 +306,12 @@ def _failing(
     """
     if families is None:
         return None
-    flat = [row for part in zip(names, tolerances, families, strict=True) for row in zip(*part, strict=True)]
     found = {}
-    for name, tolerance, judged in flat:
+    for name, tolerance, judged in zip(names, chain(*tolerances), chain(*families), strict=True):
         result = judged.finding.rank or judged.finding.coin
         assert result is not None  # a finding is of one or the other
         if result.p_tolerance <= plan.significance:
-            found[name] = refused(result, tolerance=tolerance, oracles=oracles, tests=len(flat))
+            found[name] = refused(result, tolerance=tolerance, oracles=oracles, tests=len(names))
     return found
 
 

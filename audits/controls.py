@@ -23,7 +23,6 @@ MOST_SHUFFLED, ASKED = 100, 3  # points of a group, and oracles, on which the re
 MOST_PLANTED = 33  # retrained models, evenly spread, in which a leak is planted: every other one, up to tier `hours`
 PLANTED = 0.8  # the least power at whose MDE a leak of canaries is planted
 SLACK = 0.001  # a control may fail by chance once in a thousand audits
-NEARLY = 1.1  # the AUC of few points is only nearly normal: its tails may be a tenth heavier
 
 
 def run_controls(
@@ -115,7 +114,7 @@ def _shuffled_at_chance(
     rng = np.random.default_rng([plan.seed, 0x5AFF])
     found = [_shuffled_design(evidence, plan, design, attack, rng)]
     found += [_shuffled_test(test, evidence, rng) for test in tests if isinstance(test, ReferenceAttack)]
-    limit = int(stats.binom.isf(SLACK / len(found), SHUFFLES, min(1.0, NEARLY * plan.significance)))
+    limit = int(stats.binom.isf(SLACK / len(found), SHUFFLES, plan.significance))
     passed, averages, outside = True, [], []
     for name, areas, error in found:
         outside.append(int(np.count_nonzero(np.abs(areas - 0.5) > stats.norm.isf(plan.significance / 2) * error)))
@@ -185,7 +184,7 @@ def _planted_found(evidence: Evidence, plan: Plan, tests: Sequence[RankTest]) ->
 
     The MDE is taken from half of the models and planted in the others: in its own models it would be found by
     construction. It is planted in what the statistic reads, so that a dead or inverted statistic is noticed. Every
-    test has `SLACK` of its own: the size is what the harder of two directions needs, so all together stay below it.
+    test has `SLACK` of its own: the size is what the harder of two directions needs, and is found more often.
     """
     if not tests or "held_out" not in evidence.margins:
         return None

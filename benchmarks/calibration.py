@@ -1,6 +1,6 @@
 """Do p-values and MDEs keep their promise? Simulated audits; written to benchmarks/calibration.md.
 
-    OMP_NUM_THREADS=1 python benchmarks/calibration.py               # 18 kinds of audits, 400 each: half an hour
+    OMP_NUM_THREADS=1 python benchmarks/calibration.py               # 18 kinds of audits, 400 each: some twenty minutes
 
 Null: the audited model is drawn like the retrained ones. A test at 5 % may then reject in 5 % of all audits, less where
 its statistic takes few values. Power: a leak of the size of each audit's MDE is planted in its audited model.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from unlearnkit.audits.designs import (
     CoinDesign,
     MarginShift,
     Plan,
+    RankTest,
     ReferenceAttack,
     Tolerances,
     coin_design,
@@ -37,6 +39,12 @@ THRESHOLD = Threshold()
 def only(name: str, found: tuple[Control, ...]) -> Control:
     [control] = [control for control in found if control.name == name]
     return control
+
+
+def planted(made: Evidence, fixed: Plan, tests: Sequence[RankTest]) -> Control:
+    """The control of leaks planted in oracles alone."""
+    found = run_controls(made, fixed, tests, None, attack=THRESHOLD, held_out={}, caught=True)
+    return only("planted leak found", found)
 
 
 def run(
@@ -82,18 +90,20 @@ def rank_result(shift: float, sd: float, *, p: float = 0.05) -> RankResult:
     return RankResult(interval, p=p, p_adjusted=p, p_tolerance=p, mde=None, oracle_mean=0.0, oracle_sd=sd)
 
 
-def test_a_held_out_oracle_is_refused_by_chance_once_in_a_thousand_audits() -> None:
-    rng = np.random.default_rng(5)
-    for oracles, tests in ((19, 1), (39, 1), (19, 4)):
-        models = rng.normal(size=(8_000, oracles + 1))
-        shifts = models[:, 0] - models[:, 1:].mean(axis=1)
-        sd = models[:, 1:].std(axis=1, ddof=1)
-        count = sum(
-            refused(rank_result(*pair), tolerance=0.0, oracles=oracles, tests=tests)
-            for pair in zip(shifts.tolist(), sd.tolist(), strict=True)
-        )
-        low, high = stats.binom.interval(0.999, models.shape[0], SLACK / tests)
-        assert low <= count <= high
+@pytest.mark.parametrize(("oracles", "tests"), [(3, 1), (19, 1), (39, 1), (19, 4)])
+def test_a_held_out_oracle_is_refused_by_chance_as_often_as_a_control_may(
+    oracles: int, tests: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(controls, "SLACK", 0.05)  # often enough to be counted
+    models = np.random.default_rng(5).normal(size=(5_000, oracles + 1))
+    shifts = models[:, 0] - models[:, 1:].mean(axis=1)
+    sd = models[:, 1:].std(axis=1, ddof=1)
+    count = sum(
+        refused(rank_result(*pair), tolerance=0.0, oracles=oracles, tests=tests)
+        for pair in zip(shifts.tolist(), sd.tolist(), strict=True)
+    )
+    low, high = stats.binom.interval(0.999, models.shape[0], 0.05 / tests)
+    assert low <= count <= high
 
 
 def test_a_held_out_oracle_far_beyond_the_tolerance_is_refused() -> None:
@@ -121,25 +131,22 @@ def test_coins_told_apart_without_a_mistake_always_refuse_the_held_out_oracle() 
 @pytest.mark.parametrize(("oracles", "significance"), [(9, 0.05), (18, 0.05), (39, 0.02)])
 def test_where_no_rank_can_reject_the_planted_leak_is_no_failure(oracles: int, significance: float) -> None:
     made, fixed = evidence(4, oracles=oracles), plan(significance=significance)
-    control = only(
-        "planted leak found",
-        run_controls(made, fixed, rank_tests(made, fixed), None, attack=THRESHOLD, held_out={}, caught=True),
-    )
+    control = planted(made, fixed, rank_tests(made, fixed))
     assert control.passed
     assert "Oracle rank, mean margin: so few models reject nothing" in control.sentence
 
 
 def test_a_failure_by_chance_is_said_and_makes_no_audit_invalid() -> None:
-    passed = only(
-        "held-out oracle accepted",
-        run_controls(
-            evidence(0), plan(), (), None, attack=THRESHOLD, held_out={"Canary coin test": False}, caught=True
-        ),
+    """Next to nothing is tolerated, and this held-out oracle is one of the 5 % that lie outside."""
+    strict = Tolerances(auc=1e-6, margin=1e-6, worst=1e-6)
+    judged = judge(evidence(6), plan(tolerances=strict))
+    control = only("held-out oracle accepted", judged.controls)
+    assert control.passed
+    assert control.sentence == (
+        "A model retrained without the data fails Reference attack, requested, Threshold attack, requested, "
+        "by no more than retrained models may differ."
     )
-    assert passed.passed
-    assert passed.sentence == (
-        "A model retrained without the data fails Canary coin test, by no more than retrained models may differ."
-    )
+    assert judged.verdict.word != "INVALID"
 
 
 @pytest.mark.parametrize(("trials", "taught"), [(10, 10), (20, 20), (33, 51)])
@@ -216,8 +223,7 @@ def test_a_scorer_that_reads_the_labels_is_caught(cheat: type[CoinDesign], oracl
     control = only("shuffled labels at chance", run(made, design=design))
     assert not control.passed
     assert only("shuffled labels at chance", run(made, design=honest)).passed
-    most = 23 if oracles else 22  # the error is shared with the reference attack, which needs oracles
-    assert f"of 200 shuffles look significant (at most {most} are to be expected)." in control.sentence
+    assert "of 200 shuffles look significant (at most 21 are to be expected)." in control.sentence
 
 
 @dataclasses.dataclass(frozen=True)
@@ -353,10 +359,7 @@ def test_models_that_need_more_than_the_others_miss_the_planted_leak() -> None:
     oracles[::2, made.rows(Group.REQUESTED)] -= 5.0  # behind the held-out one, these are the models in odd places
     uneven = dataclasses.replace(made, margins={**made.margins, "oracles": oracles})
     for one, passed in ((made, True), (uneven, False)):
-        control = only(
-            "planted leak found",
-            run_controls(one, plan(), (test,), None, attack=THRESHOLD, held_out={}, caught=True),
-        )
+        control = planted(one, plan(), (test,))
         assert control.passed == passed, control.sentence
     values = test.values(test.read(uneven, "held_out"), uneven)
     odd, even = (test.smallest(values, plan(), among=np.arange(start, values.size, 2)) for start in (1, 0))
@@ -371,10 +374,7 @@ def test_a_broken_rank_statistic_misses_the_planted_leak(broken: type[MarginShif
     sound = MarginShift("sound", "σ", "requested", 1.0, Group.REQUESTED, True)
     test = broken("broken", "σ", "requested", 1.0, Group.REQUESTED, True)
     for tests, passed in (((sound,), True), ((test,), False), ((sound, test), False)):
-        control = only(
-            "planted leak found",
-            run_controls(made, fixed, tests, None, attack=THRESHOLD, held_out={}, caught=True),
-        )
+        control = planted(made, fixed, tests)
         assert control.passed == passed
     assert "broken 0 of 20 (at least 7)" in control.sentence
 
@@ -382,10 +382,7 @@ def test_a_broken_rank_statistic_misses_the_planted_leak(broken: type[MarginShif
 def test_a_deaf_attack_is_called_dead() -> None:
     made = evidence(4)
     test = DeafAttack("deaf", "AUC", "requested", 0.05, Group.REQUESTED, True, ATTACK)
-    control = only(
-        "planted leak found",
-        run_controls(made, plan(), (test,), None, attack=THRESHOLD, held_out={}, caught=True),
-    )
+    control = planted(made, plan(), (test,))
     assert not control.passed
     assert "deaf: dead, it gives all points of a model one and the same score" in control.sentence
 
@@ -396,10 +393,7 @@ def test_a_leak_that_does_not_fit_into_the_range_of_the_auc_is_no_failure() -> N
     easy = {n: a + 0.5 * (made.group == Group.REQUESTED) for n, a in made.scores.items()}
     fixed = plan(tolerances=Tolerances(auc=0.45))
     made = dataclasses.replace(made, scores=easy)
-    control = only(
-        "planted leak found",
-        run_controls(made, fixed, rank_tests(made, fixed), None, attack=THRESHOLD, held_out={}, caught=True),
-    )
+    control = planted(made, fixed, rank_tests(made, fixed))
     assert control.passed
     assert "Threshold attack, requested 20 of 20" in control.sentence
 
@@ -407,10 +401,7 @@ def test_a_leak_that_does_not_fit_into_the_range_of_the_auc_is_no_failure() -> N
 def test_a_class_with_few_unseen_images_is_no_failure_of_the_auditor() -> None:
     """The AUC over a handful of twins varies so much that its MDE leaves the range: said, and not INVALID."""
     made, fixed = class_evidence(6, twins=2, oracles=19), plan(kind="class")
-    control = only(
-        "planted leak found",
-        run_controls(made, fixed, rank_tests(made, fixed), None, attack=THRESHOLD, held_out={}, caught=True),
-    )
+    control = planted(made, fixed, rank_tests(made, fixed))
     assert control.passed, control.sentence
 
 

@@ -13,13 +13,11 @@ from pathlib import Path
 import jaxtyping
 import numpy as np
 import pytest
-from conftest import shaped
+from conftest import ROOMS, ROOT, shaped
 
 import unlearnkit
 from unlearnkit.observing import margin
 
-ROOT = Path(__file__).parents[1]
-ROOMS = ("attacks", "audits", "reports")
 PARTS = ("audits/ledger", "audits/statistics", "audits/worst_case")
 GROUND = (
     "compress",
